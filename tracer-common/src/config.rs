@@ -1,0 +1,370 @@
+//! What user space injects before the programs are loaded: where the running
+//! kernel keeps its fields, and what to record.
+//!
+//! rustc emits no CO-RE relocations, so offsets are resolved from the running
+//! kernel's BTF at start-up. The configuration is read-only data: the verifier
+//! knows every value and removes the branches that do not apply.
+
+use crate::Plain;
+
+/// "This kernel has no such field".
+pub const MISSING: u32 = u32::MAX;
+
+macro_rules! offsets {
+    ($($(#[$doc:meta])* $field:ident = $type:literal . $member:literal,)+) => {
+        /// Byte offsets of kernel fields; [`MISSING`] where there is none.
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub struct Offsets { $($(#[$doc])* pub $field: u32,)+ }
+
+        impl Offsets {
+            /// Every offset missing.
+            pub const NONE: Self = Self { $($field: MISSING,)+ };
+            /// Field name, type and member path; `|` separates names a member has had.
+            pub const FIELDS: &'static [(&'static str, &'static str, &'static str)] =
+                &[$((stringify!($field), $type, $member),)+];
+
+            /// The offsets in the order of [`Self::FIELDS`].
+            pub fn slots(&mut self) -> impl Iterator<Item = &mut u32> {
+                [$(&mut self.$field,)+].into_iter()
+            }
+        }
+    };
+}
+
+offsets! {
+    /// Kernel-wide task id.
+    task_pid = "task_struct"."pid",
+    /// Kernel-wide process id.
+    task_tgid = "task_struct"."tgid",
+    /// `PF_*`.
+    task_flags = "task_struct"."flags",
+    /// Parent, unchanged by ptrace.
+    task_real_parent = "task_struct"."real_parent",
+    /// Leader of the thread group.
+    task_group_leader = "task_struct"."group_leader",
+    /// Monotonic start time.
+    task_start_time = "task_struct"."start_time",
+    /// Boot-time start time, what /proc/PID/stat shows.
+    task_start_boottime = "task_struct"."start_boottime|real_start_time",
+    /// Address space.
+    task_mm = "task_struct"."mm",
+    /// Process-wide state.
+    task_signal = "task_struct"."signal",
+    /// Status of this task.
+    task_exit_code = "task_struct"."exit_code",
+    /// Set of control groups.
+    task_cgroups = "task_struct"."cgroups",
+    /// Pids by namespace.
+    task_thread_pid = "task_struct"."thread_pid",
+    /// Bottom of the kernel stack.
+    task_stack = "task_struct"."stack",
+    /// x86: `TS_COMPAT`.
+    thread_status = "task_struct"."thread_info.status",
+    /// Exact since always: page tables, bytes.
+    mm_pgtables_bytes = "mm_struct"."pgtables_bytes",
+    /// Resident pages by kind: an array of percpu counters (6.2 and later) or of longs.
+    mm_rss_stat = "mm_struct"."rss_stat",
+    /// Arguments of the program, first byte.
+    mm_arg_start = "mm_struct"."arg_start",
+    /// Arguments of the program, one past the last byte.
+    mm_arg_end = "mm_struct"."arg_end",
+    /// The shared part of a percpu counter.
+    percpu_counter_count = "percpu_counter"."count",
+    /// Tasks of the process that have not begun to exit.
+    signal_live = "signal_struct"."live",
+    /// `SIGNAL_*`.
+    signal_flags = "signal_struct"."flags",
+    /// Status of the process, once decided.
+    signal_group_exit_code = "signal_struct"."group_exit_code",
+    /// Depth of the innermost namespace.
+    pid_level = "pid"."level",
+    /// One number per namespace.
+    pid_numbers = "pid"."numbers",
+    /// The number.
+    upid_nr = "upid"."nr",
+    /// Control group by controller.
+    css_set_subsys = "css_set"."subsys",
+    /// Control group of the v2 hierarchy.
+    css_set_dfl_cgrp = "css_set"."dfl_cgrp",
+    /// The control group of a controller's state.
+    css_cgroup = "cgroup_subsys_state"."cgroup",
+    /// Depth; the root is 0.
+    cgroup_level = "cgroup"."level",
+    /// Its node in the file system.
+    cgroup_kn = "cgroup"."kn",
+    /// Its hierarchy.
+    cgroup_root = "cgroup"."root",
+    /// The way from the root, as pointers (6.1 and later).
+    cgroup_ancestors = "cgroup"."ancestors",
+    /// The way from the root, as ids (before).
+    cgroup_ancestor_ids = "cgroup"."ancestor_ids",
+    /// The number /proc/PID/cgroup shows.
+    root_hierarchy_id = "cgroup_root"."hierarchy_id",
+    /// Id of a node.
+    kernfs_id = "kernfs_node"."id",
+    /// Path given to exec.
+    bprm_filename = "linux_binprm"."filename",
+    /// Stack pointer at entry.
+    regs_sp = "pt_regs"."sp",
+    /// Syscall number at entry.
+    regs_syscall = "pt_regs"."orig_ax|syscallno",
+    /// First argument of a syscall.
+    regs_arg0 = "pt_regs"."di",
+    /// Second.
+    regs_arg1 = "pt_regs"."si",
+    /// Third.
+    regs_arg2 = "pt_regs"."dx",
+}
+
+/// Bits of [`Config::features`].
+pub mod feature {
+    /// `bpf_get_current_task_btf` exists and typed pointers may be followed without a helper.
+    pub const TYPED_POINTERS: u32 = 1;
+    /// `bpf_task_pt_regs` exists.
+    pub const TASK_PT_REGS: u32 = 2;
+    /// `mm_struct.rss_stat` is an array of percpu counters.
+    pub const RSS_PERCPU: u32 = 4;
+    /// The creating calls' entry and return are hooked.
+    pub const LATENCY: u32 = 8;
+    /// `sched_process_exit` says which task is the last.
+    pub const EXIT_GROUP_DEAD: u32 = 16;
+    /// Spawns are recorded.
+    pub const SPAWN: u32 = 64;
+    /// Execs are recorded.
+    pub const EXEC: u32 = 128;
+    /// Exits are recorded.
+    pub const EXIT: u32 = 256;
+    /// The way from a control group's root is kept as pointers.
+    pub const CGROUP_POINTERS: u32 = 512;
+}
+
+/// Bits of [`Config::filters`].
+pub mod filter {
+    /// `--pid`: the map `PIDS` lists them.
+    pub const PID: u32 = 1;
+    /// `--comm`: the map `COMMS` lists them.
+    pub const COMM: u32 = 2;
+    /// `--uid`: the map `UIDS` lists them.
+    pub const UID: u32 = 4;
+    /// `--cgroup`: [`super::Config::cgroups`] lists them.
+    pub const CGROUP: u32 = 8;
+    /// `--mechanism`: [`super::Config::mechanisms`] is the set.
+    pub const MECHANISM: u32 = 16;
+    /// `--no-threads`.
+    pub const NO_THREADS: u32 = 32;
+    /// `--follow`, and always with a COMMAND.
+    pub const FOLLOW: u32 = 64;
+    /// Only what is followed: there is a COMMAND.
+    pub const FOLLOWED_ONLY: u32 = 128;
+}
+
+/// The most values of `--cgroup`.
+pub const MAX_CGROUPS: usize = 8;
+/// [`CgroupFilter::subsys`] of the v2 hierarchy.
+pub const SUBSYS_V2: u32 = u32::MAX;
+
+/// A control group that passes, with all below it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CgroupFilter {
+    /// Id of its node, low half; both halves 0 end the list. (32-bit fields only: so
+    /// [`Config`] never has padding.)
+    pub id_low: u32,
+    /// High half.
+    pub id_high: u32,
+    /// Its depth.
+    pub level: u32,
+    /// Index into `css_set.subsys`, or [`SUBSYS_V2`].
+    pub subsys: u32,
+}
+
+impl CgroupFilter {
+    /// Id of its node; 0 ends the list.
+    #[inline(always)]
+    #[must_use]
+    pub const fn id(&self) -> u64 {
+        (self.id_high as u64) << 32 | self.id_low as u64
+    }
+}
+
+/// The most v1 hierarchies with controllers.
+pub const MAX_HIERARCHIES: usize = 16;
+
+/// A mounted v1 hierarchy.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hierarchy {
+    /// Its number in /proc/PID/cgroup; 0 ends the list.
+    pub number: u32,
+    /// Index into `css_set.subsys` of one of its controllers.
+    pub subsys: u32,
+}
+
+/// Numbers of the syscalls that are doors; [`MISSING`] where the architecture has none.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Syscalls {
+    /// `fork`
+    pub fork: u32,
+    /// `vfork`
+    pub vfork: u32,
+    /// `clone`
+    pub clone: u32,
+    /// `clone3`
+    pub clone3: u32,
+    /// `execveat`
+    pub execveat: u32,
+}
+
+/// Everything the programs are told.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// Ids of the control groups that pass.
+    pub cgroups: [CgroupFilter; MAX_CGROUPS],
+    /// v1 hierarchies in the order of /proc/PID/cgroup.
+    pub hierarchies: [Hierarchy; MAX_HIERARCHIES],
+    /// Where fields are.
+    pub offsets: Offsets,
+    /// Numbers of 64-bit calls.
+    pub syscalls: Syscalls,
+    /// Numbers of 32-bit calls.
+    pub compat_syscalls: Syscalls,
+    /// [`feature`].
+    pub features: u32,
+    /// [`filter`].
+    pub filters: u32,
+    /// A bit per mechanism that passes.
+    pub mechanisms: u32,
+    /// The tracer's own process: never recorded.
+    pub tracer_pid: u32,
+    /// Argument bytes per exec, at most [`crate::event::MAX_ARGV`].
+    pub max_argv: u32,
+    /// Wake the reader when this many bytes wait.
+    pub wake_bytes: u32,
+    /// `PF_*` bits that mark a user worker on this kernel.
+    pub user_worker_flags: u32,
+    /// Size of a `struct upid`.
+    pub upid_size: u32,
+    /// Size of a `struct percpu_counter`.
+    pub percpu_counter_size: u32,
+    /// From the bottom of the kernel stack to the saved registers, where
+    /// `bpf_task_pt_regs` is missing.
+    pub stack_to_regs: u32,
+    /// Bits of `thread_info.status` that mean a 32-bit call.
+    pub compat_status: u32,
+    /// Bytes in a page.
+    pub page_size: u32,
+}
+
+impl Config {
+    /// Nothing known, nothing recorded.
+    pub const EMPTY: Self = Self {
+        cgroups: [CgroupFilter { id_low: 0, id_high: 0, level: 0, subsys: 0 }; MAX_CGROUPS],
+        hierarchies: [Hierarchy { number: 0, subsys: 0 }; MAX_HIERARCHIES],
+        offsets: Offsets::NONE,
+        syscalls: Syscalls::NONE,
+        compat_syscalls: Syscalls::NONE,
+        features: 0,
+        filters: 0,
+        mechanisms: 0,
+        tracer_pid: 0,
+        max_argv: 0,
+        wake_bytes: 0,
+        user_worker_flags: 0,
+        upid_size: 0,
+        percpu_counter_size: 0,
+        stack_to_regs: 0,
+        compat_status: 0,
+        page_size: 0,
+    };
+}
+
+impl Syscalls {
+    /// No door.
+    pub const NONE: Self =
+        Self { fork: MISSING, vfork: MISSING, clone: MISSING, clone3: MISSING, execveat: MISSING };
+}
+
+const FIELDS: usize = size_of::<Offsets>() / 4;
+const _: () = assert!(
+    size_of::<Config>() == MAX_CGROUPS * 16 + MAX_HIERARCHIES * 8 + FIELDS * 4 + 2 * 5 * 4 + 12 * 4,
+    "Config has padding: add or take a field"
+);
+// SAFETY: `repr(C)`, integers only, and the assertion above proves that there is no padding.
+unsafe impl Plain for Config {}
+
+/// What the kernel side remembers of a task, keyed by its tid.
+///
+/// Made when the task is spawned, or at its first call; dropped at its exit.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TaskState {
+    /// Start time of the process, to tell a recycled tid.
+    pub start: u64,
+    /// When it was spawned; 0 when that was not recorded.
+    pub spawned_at: u64,
+    /// Entry of the creating call under way; 0 when there is none.
+    pub call_at: u64,
+    /// When the lock of its address space was taken in that call; 0 when it was not.
+    pub copy_at: u64,
+    /// Time spent duplicating the address space in that call; 0 when none was.
+    pub copy_ns: u64,
+    /// When that call made the child; 0 when it has not.
+    pub made_at: u64,
+    /// Start time of that child.
+    pub child_start: u64,
+    /// Entry of the exec under way; 0 when there is none.
+    pub exec_at: u64,
+    /// When that exec could no longer fail; 0 before.
+    pub prepared_at: u64,
+    /// That child's process.
+    pub child_pid: u32,
+    /// That child's task.
+    pub child_tid: u32,
+    /// How the task was made, or [`crate::event::NO_MECHANISM`].
+    pub mechanism: u8,
+    /// What the call under way makes.
+    pub call_mechanism: u8,
+    /// [`task`].
+    pub flags: u8,
+    /// The call under way made a child that stands in the parent's place until exec or exit.
+    pub call_blocks: u8,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// Bits of [`TaskState::flags`].
+pub mod task {
+    /// Descends from what is followed.
+    pub const FOLLOWED: u8 = 1;
+    /// Its first return to user mode has not been seen.
+    pub const STARTING: u8 = 2;
+}
+
+const _: () = assert!(size_of::<TaskState>() == 9 * 8 + 2 * 4 + 4 + 4);
+// SAFETY: `repr(C)`, integers only, and the assertion above proves that there is no padding.
+unsafe impl Plain for TaskState {}
+
+/// Which histogram is where: [`slot::COUNT`] of them per CPU.
+pub mod slot {
+    use crate::mechanism::MECHANISMS;
+
+    /// Spawn latency, by mechanism.
+    pub const SPAWN_LATENCY: u32 = 0;
+    /// Frozen time, by mechanism.
+    pub const BLOCKED: u32 = SPAWN_LATENCY + MECHANISMS as u32;
+    /// Start delay, by mechanism.
+    pub const START_DELAY: u32 = BLOCKED + MECHANISMS as u32;
+    /// Duplicating the address space.
+    pub const COPY: u32 = START_DELAY + MECHANISMS as u32;
+    /// Successful execs.
+    pub const EXEC_LATENCY: u32 = COPY + 1;
+    /// Spawn to exec.
+    pub const SINCE_SPAWN: u32 = EXEC_LATENCY + 1;
+    /// Life of processes.
+    pub const LIFETIME: u32 = SINCE_SPAWN + 1;
+    /// How many.
+    pub const COUNT: u32 = LIFETIME + 1;
+}

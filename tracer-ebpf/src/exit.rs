@@ -1,0 +1,99 @@
+//! Ends of tasks, and forgetting them.
+
+use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_uid_gid};
+use forkscope_common::{
+    config::{feature, slot, task as task_flags},
+    event::{Exit, Kind, NO_MECHANISM, NONE, flags},
+};
+
+use crate::{
+    cgroup,
+    emit::{Cpu, count, now},
+    filter::{self, Subject},
+    kernel::{Task, has},
+    maps::TASKS,
+    spawn::traced_task,
+};
+
+/// `sched_process_exit`.
+#[inline(always)]
+pub fn ended(task: Task, group_dead: bool) {
+    let Some(cpu) = Cpu::current() else { return };
+    let Some((pid, tid)) = traced_task() else { return };
+    let mut followed = false;
+    let mut mechanism = NO_MECHANISM;
+    // The leader's state is the process's: it stays until the last task ends.
+    if let Some(state) = TASKS.get_ptr_mut(tid) {
+        // SAFETY: a live map element of the current task, which nobody else writes.
+        let state = unsafe { &*state };
+        followed = state.flags & task_flags::FOLLOWED != 0;
+        mechanism = state.mechanism;
+    }
+    if tid != pid {
+        let _ = TASKS.remove(tid);
+    }
+    if group_dead {
+        if tid != pid {
+            if let Some(state) = TASKS.get_ptr_mut(pid) {
+                // SAFETY: as above; no other task of the process is left.
+                let state = unsafe { &*state };
+                followed |= state.flags & task_flags::FOLLOWED != 0;
+                mechanism = state.mechanism;
+            }
+        }
+        let _ = TASKS.remove(pid);
+        if followed {
+            count!(cpu, followed_ended);
+        }
+    }
+    if has(feature::EXIT) {
+        record(cpu, task, group_dead, (pid, tid), followed, mechanism);
+    }
+}
+
+#[inline(always)]
+fn record(
+    cpu: Cpu,
+    task: Task,
+    group_dead: bool,
+    (pid, tid): (u32, u32),
+    followed: bool,
+    mechanism: u8,
+) {
+    count!(cpu, stages[Kind::Exit as usize].seen);
+    let css_set = task.css_set();
+    let uid = bpf_get_current_uid_gid() as u32;
+    let comm = bpf_get_current_comm().unwrap_or_default();
+    let verdict = filter::judge(&Subject { pid, uid, comm, css_set, followed });
+    let thread = !group_dead && filter::no_threads();
+    if !verdict.passes || thread || !filter::known_mechanism(mechanism) {
+        count!(cpu, stages[Kind::Exit as usize].filtered);
+        return;
+    }
+    count!(cpu, exits);
+    let at = now();
+    let began = if group_dead { task.leader() } else { task }.start_monotonic();
+    let lifetime_ns = if began == 0 { NONE } else { at - began };
+    if group_dead && lifetime_ns != NONE {
+        cpu.record(slot::LIFETIME, lifetime_ns);
+    }
+    let status = if group_dead { task.process_status() } else { task.status() };
+    let record_flags = if group_dead { flags::GROUP_DEAD } else { 0 };
+    cpu.submit(
+        Kind::Exit,
+        Exit {
+            header: cpu.header(Kind::Exit, record_flags, at),
+            start: task.process_start(),
+            cgroup: cgroup::id(css_set),
+            lifetime_ns,
+            comm,
+            pid,
+            tid,
+            ppid: task.ppid(),
+            uid,
+            status,
+            mechanism,
+            reserved: [0; 3],
+        },
+    );
+}

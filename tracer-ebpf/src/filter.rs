@@ -1,0 +1,107 @@
+//! What passes. Several values of one flag are alternatives, different flags all apply.
+
+use forkscope_common::{
+    config::{MAX_CGROUPS, SUBSYS_V2, filter},
+    event::COMM_LEN,
+    mechanism::Mechanism,
+};
+
+use crate::{
+    kernel::{Cgroup, Ptr, config},
+    maps::{COMMS, PIDS, UIDS},
+};
+
+/// The process that a record is about.
+pub struct Subject {
+    pub pid: u32,
+    pub uid: u32,
+    pub comm: [u8; COMM_LEN],
+    pub css_set: Ptr,
+    pub followed: bool,
+}
+
+/// The answer for a [`Subject`].
+#[derive(Clone, Copy)]
+pub struct Verdict {
+    /// It is recorded.
+    pub passes: bool,
+    /// What it makes is followed.
+    pub leads: bool,
+}
+
+#[inline(always)]
+fn on(bit: u32) -> bool {
+    config!(filters) & bit != 0
+}
+
+#[inline(always)]
+fn in_cgroups(css_set: Ptr) -> bool {
+    let mut index = 0;
+    while index < MAX_CGROUPS {
+        let wanted = config!(cgroups[index]);
+        let wanted_id = wanted.id();
+        if wanted_id == 0 {
+            break;
+        }
+        let cgroup = if wanted.subsys == SUBSYS_V2 {
+            Cgroup::v2_of(css_set)
+        } else {
+            Cgroup::of_controller(css_set, wanted.subsys)
+        };
+        if cgroup.level() >= wanted.level && cgroup.ancestor_id(wanted.level) == wanted_id {
+            return true;
+        }
+        index += 1;
+    }
+    false
+}
+
+/// Judges who a record is about.
+///
+/// `--follow` widens what names processes (`--pid`, `--comm`) to their descendants; without
+/// those it widens `--uid` and `--cgroup`. With a COMMAND only what it started is looked at.
+#[inline(always)]
+pub fn judge(subject: &Subject) -> Verdict {
+    if config!(filters) & !(filter::MECHANISM | filter::NO_THREADS) == 0 {
+        return Verdict { passes: true, leads: false };
+    }
+    // SAFETY: elements of these maps are written before the programs are attached.
+    let pid = !on(filter::PID) || unsafe { PIDS.get(subject.pid) }.is_some();
+    // SAFETY: as above.
+    let comm = !on(filter::COMM) || unsafe { COMMS.get(subject.comm) }.is_some();
+    // SAFETY: as above.
+    let uid = !on(filter::UID) || unsafe { UIDS.get(subject.uid) }.is_some();
+    let cgroup = !on(filter::CGROUP) || in_cgroups(subject.css_set);
+    let named = pid && comm;
+    let placed = uid && cgroup;
+    if on(filter::FOLLOWED_ONLY) {
+        return Verdict { passes: subject.followed && named && placed, leads: subject.followed };
+    }
+    if !on(filter::FOLLOW) {
+        return Verdict { passes: named && placed, leads: false };
+    }
+    let leads = subject.followed || (named && placed);
+    let passes = if on(filter::PID | filter::COMM) { leads && placed } else { leads };
+    Verdict { passes, leads }
+}
+
+/// Whether spawns by this mechanism, and the lives that follow, are recorded.
+#[inline(always)]
+pub fn mechanism(mechanism: Mechanism) -> bool {
+    if on(filter::NO_THREADS) && matches!(mechanism, Mechanism::Thread | Mechanism::IoThread) {
+        return false;
+    }
+    known_mechanism(mechanism as u8)
+}
+
+/// As [`mechanism()`], for a task whose mechanism may be unknown: then only without `--mechanism`.
+#[inline(always)]
+pub fn known_mechanism(mechanism: u8) -> bool {
+    !on(filter::MECHANISM) || (mechanism < 32 && config!(mechanisms) & (1 << mechanism) != 0)
+}
+
+/// Whether ends of single threads are left out.
+#[inline(always)]
+pub fn no_threads() -> bool {
+    on(filter::NO_THREADS)
+}

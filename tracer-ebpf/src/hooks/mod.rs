@@ -1,0 +1,3 @@
+//! The only code that knows which hook called. A new backend is a new file.
+
+mod tracepoint;

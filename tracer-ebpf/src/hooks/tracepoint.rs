@@ -1,0 +1,137 @@
+//! BTF tracepoints, and the tracepoints of single syscalls.
+
+use aya_ebpf::{
+    EbpfContext as _,
+    macros::{btf_tracepoint, tracepoint},
+    programs::{BtfTracePointContext, TracePointContext},
+};
+use forkscope_common::config::feature;
+
+use crate::{
+    cgroup, exec, exit,
+    kernel::{Cgroup, Ptr, Task, config, has, native_door},
+    spawn,
+};
+
+#[inline(always)]
+fn pointer(ctx: &BtfTracePointContext, n: usize) -> Ptr {
+    Ptr::new(ctx.arg::<*const u8>(n))
+}
+
+/// `(struct task_struct *task, u64 clone_flags)`, kernel/fork.c.
+#[btf_tracepoint(function = "task_newtask")]
+pub fn task_newtask(ctx: BtfTracePointContext) -> i32 {
+    spawn::made(Task(pointer(&ctx, 0)), ctx.arg::<u64>(1));
+    0
+}
+
+/// `(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`, fs/exec.c.
+#[btf_tracepoint(function = "sched_process_exec")]
+pub fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
+    exec::done(Task(pointer(&ctx, 0)), ctx.arg::<u64>(1) as u32, pointer(&ctx, 2));
+    0
+}
+
+/// `(struct task_struct *task, struct linux_binprm *bprm)`, fs/exec.c, 6.12 and later.
+#[btf_tracepoint(function = "sched_prepare_exec")]
+pub fn sched_prepare_exec(_ctx: BtfTracePointContext) -> i32 {
+    exec::prepared();
+    0
+}
+
+/// `(struct task_struct *p[, bool group_dead])`, kernel/exit.c.
+#[btf_tracepoint(function = "sched_process_exit")]
+pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
+    let task = Task(pointer(&ctx, 0));
+    let group_dead =
+        if has(feature::EXIT_GROUP_DEAD) { ctx.arg::<u64>(1) as u8 != 0 } else { task.none_live() };
+    exit::ended(task, group_dead);
+    0
+}
+
+/// `(struct cgroup *cgrp, const char *path)`, kernel/cgroup/cgroup.c.
+#[btf_tracepoint(function = "cgroup_mkdir")]
+pub fn cgroup_mkdir(ctx: BtfTracePointContext) -> i32 {
+    cgroup::made(Cgroup(pointer(&ctx, 0)), pointer(&ctx, 1));
+    0
+}
+
+/// `(struct mm_struct *mm, bool write, bool success)`, include/trace/events/mmap_lock.h.
+#[btf_tracepoint(function = "mmap_lock_acquire_returned")]
+pub fn mmap_lock_acquire_returned(ctx: BtfTracePointContext) -> i32 {
+    copy_begun(&ctx, ctx.arg::<u64>(1));
+    0
+}
+
+/// As older kernels have it: `(mm, const char *memcg_path, bool write, bool success)`.
+/// A program of its own, because an argument's number must be a constant.
+#[btf_tracepoint(function = "mmap_lock_acquire_returned")]
+pub fn mmap_lock_acquire_returned_path(ctx: BtfTracePointContext) -> i32 {
+    copy_begun(&ctx, ctx.arg::<u64>(2));
+    0
+}
+
+/// `(struct mm_struct *mm, bool write)`.
+#[btf_tracepoint(function = "mmap_lock_released")]
+pub fn mmap_lock_released(ctx: BtfTracePointContext) -> i32 {
+    copy_ended(&ctx, ctx.arg::<u64>(1));
+    0
+}
+
+/// As older kernels have it: `(mm, const char *memcg_path, bool write)`.
+#[btf_tracepoint(function = "mmap_lock_released")]
+pub fn mmap_lock_released_path(ctx: BtfTracePointContext) -> i32 {
+    copy_ended(&ctx, ctx.arg::<u64>(2));
+    0
+}
+
+#[inline(always)]
+fn copy_begun(ctx: &BtfTracePointContext, write: u64) {
+    if write as u8 != 0 {
+        spawn::copy_begun(pointer(ctx, 0));
+    }
+}
+
+#[inline(always)]
+fn copy_ended(ctx: &BtfTracePointContext, write: u64) {
+    if write as u8 != 0 {
+        spawn::copy_ended(pointer(ctx, 0));
+    }
+}
+
+/// A field of `struct syscall_tp_t` (kernel/trace/trace_syscalls.c): the number at 8, the
+/// first argument or the result at 16; the loader compares these with tracefs's `format`.
+#[inline(always)]
+fn field<T: Copy>(ctx: &TracePointContext, offset: usize) -> T {
+    // SAFETY: within the context, which the verifier checks.
+    unsafe { ctx.as_ptr().cast::<u8>().add(offset).cast::<T>().read_volatile() }
+}
+
+/// `syscalls:sys_enter_{fork,vfork,clone,clone3}`.
+#[tracepoint]
+pub fn call_enter(_ctx: TracePointContext) -> u32 {
+    spawn::call_entered();
+    0
+}
+
+/// `syscalls:sys_exit_{fork,vfork,clone,clone3}`.
+#[tracepoint]
+pub fn call_exit(ctx: TracePointContext) -> u32 {
+    spawn::call_returned(native_door(field::<u32>(&ctx, 8)), field::<i64>(&ctx, 16));
+    0
+}
+
+/// `syscalls:sys_enter_{execve,execveat}`.
+#[tracepoint]
+pub fn exec_enter(_ctx: TracePointContext) -> u32 {
+    exec::entered();
+    0
+}
+
+/// `syscalls:sys_exit_{execve,execveat}`.
+#[tracepoint]
+pub fn exec_exit(ctx: TracePointContext) -> u32 {
+    let at_dir = field::<u32>(&ctx, 8) == config!(syscalls.execveat);
+    exec::returned(at_dir, field::<i64>(&ctx, 16));
+    0
+}

@@ -1,0 +1,476 @@
+//! Every read of kernel memory, and every pointer into it.
+//!
+//! Offsets come from the running kernel's BTF (`Config::offsets`). Where the
+//! verifier knows the type of a pointer (a BTF tracepoint's argument, and what is
+//! reached from it), a field is a plain load: the verifier checks the offset
+//! against BTF and the kernel makes a bad address read as zero. Elsewhere
+//! `bpf_probe_read_kernel` does the same more slowly.
+
+use aya_ebpf::helpers::{
+    bpf_get_current_task, bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_task_pt_regs,
+};
+use forkscope_common::{
+    config::{Config, MISSING, feature},
+    mechanism::Door,
+};
+
+/// Replaced before the programs are loaded; read-only for them.
+#[unsafe(no_mangle)]
+pub static CONFIG: Config = Config::EMPTY;
+
+/// A field of the configuration; the verifier knows its value.
+macro_rules! config {
+    ($($field:tt)+) => {
+        // SAFETY: a static, read as it lies; volatile, because the loader replaces its bytes.
+        unsafe { core::ptr::read_volatile(&raw const $crate::kernel::CONFIG.$($field)+) }
+    };
+}
+pub(crate) use config;
+
+/// Whether the configuration has a feature bit.
+#[inline(always)]
+pub fn has(bit: u32) -> bool {
+    config!(features) & bit != 0
+}
+
+const PF_KTHREAD: u32 = 0x0020_0000;
+const SIGNAL_GROUP_EXIT: u32 = 4;
+
+/// A pointer into kernel memory that may be null or stale.
+#[derive(Clone, Copy)]
+pub struct Ptr(*const u8);
+
+impl Ptr {
+    #[inline(always)]
+    pub fn new<T>(pointer: *const T) -> Self {
+        Self(pointer.cast())
+    }
+
+    #[inline(always)]
+    pub fn is_null(self) -> bool {
+        self.0.is_null()
+    }
+
+    /// A field at a fixed offset of a typed pointer.
+    #[inline(always)]
+    fn field<T: Copy>(self, offset: u32) -> Option<T> {
+        if offset == MISSING {
+            return None;
+        }
+        if has(feature::TYPED_POINTERS) {
+            // No test for null: it would double the paths that the verifier walks.
+            // SAFETY: the verifier admits this load only for a pointer whose BTF type has a
+            // field there; at a bad address, null included, the kernel makes it read as zero.
+            Some(unsafe { self.0.add(offset as usize).cast::<T>().read_volatile() })
+        } else {
+            self.probe(offset)
+        }
+    }
+
+    /// A field anywhere.
+    #[inline(always)]
+    fn probe<T: Copy>(self, offset: u32) -> Option<T> {
+        if offset == MISSING {
+            return None;
+        }
+        // SAFETY: the helper checks the address.
+        unsafe { bpf_probe_read_kernel(self.0.wrapping_add(offset as usize).cast::<T>()) }.ok()
+    }
+
+    #[inline(always)]
+    fn pointer(self, offset: u32) -> Ptr {
+        Self(self.field::<*const u8>(offset).unwrap_or(core::ptr::null()))
+    }
+}
+
+/// Copies a kernel string with its NUL; the bytes written, NUL included, 0 when unreadable.
+///
+/// # Safety
+/// `to` must be writable for `size` bytes.
+#[inline(always)]
+pub unsafe fn read_str(from: Ptr, to: *mut u8, size: u32) -> u32 {
+    if from.is_null() {
+        return 0;
+    }
+    // SAFETY: the caller's promise; the helper checks the source.
+    let n = unsafe {
+        aya_ebpf::helpers::generated::bpf_probe_read_kernel_str(to.cast(), size, from.0.cast())
+    };
+    if n > 0 { n as u32 } else { 0 }
+}
+
+/// A task, by its `task_struct`.
+#[derive(Clone, Copy)]
+pub struct Task(pub Ptr);
+
+/// The task that runs.
+#[inline(always)]
+pub fn current() -> Task {
+    if has(feature::TYPED_POINTERS) {
+        // SAFETY: no arguments; the configuration says that the helper exists.
+        Task(Ptr::new(unsafe { bpf_get_current_task_btf() }))
+    } else {
+        // SAFETY: no arguments.
+        Task(Ptr::new(unsafe { bpf_get_current_task() } as *const u8))
+    }
+}
+
+impl Task {
+    #[inline(always)]
+    pub fn tid(self) -> u32 {
+        self.0.field(config!(offsets.task_pid)).unwrap_or(0)
+    }
+
+    #[inline(always)]
+    pub fn pid(self) -> u32 {
+        self.0.field(config!(offsets.task_tgid)).unwrap_or(0)
+    }
+
+    #[inline(always)]
+    fn flags(self) -> u32 {
+        self.0.field(config!(offsets.task_flags)).unwrap_or(0)
+    }
+
+    #[inline(always)]
+    pub fn is_kernel_task(self) -> bool {
+        self.flags() & PF_KTHREAD != 0
+    }
+
+    #[inline(always)]
+    pub fn is_user_worker(self) -> bool {
+        self.flags() & config!(user_worker_flags) != 0
+    }
+
+    /// The leader of the process.
+    #[inline(always)]
+    pub fn leader(self) -> Task {
+        Task(self.0.pointer(config!(offsets.task_group_leader)))
+    }
+
+    /// Start time of the process, nanoseconds since boot.
+    #[inline(always)]
+    pub fn process_start(self) -> u64 {
+        self.leader().0.field(config!(offsets.task_start_boottime)).unwrap_or(0)
+    }
+
+    /// Start time of this task, monotonic nanoseconds; 0 when unknown.
+    #[inline(always)]
+    pub fn start_monotonic(self) -> u64 {
+        self.0.field(config!(offsets.task_start_time)).unwrap_or(0)
+    }
+
+    /// The parent process.
+    #[inline(always)]
+    pub fn ppid(self) -> u32 {
+        Task(self.0.pointer(config!(offsets.task_real_parent))).pid()
+    }
+
+    /// Whether this is the last task of its process, from `signal->live`.
+    #[inline(always)]
+    pub fn none_live(self) -> bool {
+        let signal = self.0.pointer(config!(offsets.task_signal));
+        matches!(signal.field::<i32>(config!(offsets.signal_live)), Some(0))
+    }
+
+    /// What `wait(2)` says of the process, once its last task ends: the group's status
+    /// when one was decided, else the leader's (`wait_task_zombie` in kernel/exit.c).
+    #[inline(always)]
+    pub fn process_status(self) -> u32 {
+        let signal = self.0.pointer(config!(offsets.task_signal));
+        let flags = signal.field::<u32>(config!(offsets.signal_flags)).unwrap_or(0);
+        if flags & SIGNAL_GROUP_EXIT != 0 {
+            signal.field(config!(offsets.signal_group_exit_code)).unwrap_or(0)
+        } else {
+            self.leader().status()
+        }
+    }
+
+    /// Status of this task alone.
+    #[inline(always)]
+    pub fn status(self) -> u32 {
+        self.0.field(config!(offsets.task_exit_code)).unwrap_or(0)
+    }
+
+    /// The task's number in its own pid namespace.
+    #[inline(always)]
+    pub fn ns_tid(self) -> u32 {
+        let pid = self.0.pointer(config!(offsets.task_thread_pid));
+        let level = pid.field::<u32>(config!(offsets.pid_level)).unwrap_or(0);
+        let numbers = config!(offsets.pid_numbers);
+        let nr = config!(offsets.upid_nr);
+        if level == 0 || numbers == MISSING || nr == MISSING {
+            return self.tid();
+        }
+        pid.probe(numbers.wrapping_add(level.wrapping_mul(config!(upid_size))).wrapping_add(nr))
+            .unwrap_or(0)
+    }
+
+    #[inline(always)]
+    pub fn mm(self) -> Mm {
+        Mm(self.0.pointer(config!(offsets.task_mm)))
+    }
+
+    /// The registers saved at entry from user mode.
+    #[inline(always)]
+    pub fn regs(self) -> Regs {
+        if has(feature::TASK_PT_REGS) {
+            // SAFETY: a task pointer of the type the helper wants.
+            let regs = unsafe { bpf_task_pt_regs(self.0.0.cast_mut().cast()) };
+            return Regs { at: Ptr(regs as *const u8), typed: true };
+        }
+        let stack = self.0.pointer(config!(offsets.task_stack));
+        let distance = config!(stack_to_regs);
+        if stack.is_null() || distance == MISSING {
+            return Regs { at: Ptr(core::ptr::null()), typed: false };
+        }
+        Regs { at: Ptr(stack.0.wrapping_add(distance as usize)), typed: false }
+    }
+
+    /// Whether the syscall under way came through the 32-bit door.
+    #[inline(always)]
+    pub fn in_compat_call(self) -> bool {
+        let status = self.0.field::<u32>(config!(offsets.thread_status)).unwrap_or(0);
+        status & config!(compat_status) != 0
+    }
+
+    #[inline(always)]
+    pub fn css_set(self) -> Ptr {
+        self.0.pointer(config!(offsets.task_cgroups))
+    }
+}
+
+/// Saved user registers.
+#[derive(Clone, Copy)]
+pub struct Regs {
+    at: Ptr,
+    typed: bool,
+}
+
+impl Regs {
+    #[inline(always)]
+    fn get(self, offset: u32) -> Option<u64> {
+        if self.typed { self.at.field(offset) } else { self.at.probe(offset) }
+    }
+
+    /// User stack pointer.
+    #[inline(always)]
+    pub fn sp(self) -> Option<u64> {
+        self.get(config!(offsets.regs_sp))
+    }
+
+    /// An argument of the syscall under way, 0 to 2.
+    #[inline(always)]
+    pub fn arg(self, index: u32) -> Option<u64> {
+        self.get(match index {
+            0 => config!(offsets.regs_arg0),
+            1 => config!(offsets.regs_arg1),
+            _ => config!(offsets.regs_arg2),
+        })
+    }
+
+    /// The syscall by which the task entered, as a door.
+    #[inline(always)]
+    pub fn door(self, compat: bool) -> Door {
+        /// x86's x32 calls carry this bit.
+        const X32_BIT: u32 = 0x4000_0000;
+        let Some(number) = self.get(config!(offsets.regs_syscall)) else { return Door::None };
+        let number = number as u32 & !X32_BIT;
+        if compat {
+            door_of(
+                number,
+                config!(compat_syscalls.fork),
+                config!(compat_syscalls.vfork),
+                config!(compat_syscalls.clone),
+                config!(compat_syscalls.clone3),
+            )
+        } else {
+            native_door(number)
+        }
+    }
+}
+
+/// The door with this 64-bit syscall number.
+#[inline(always)]
+pub fn native_door(number: u32) -> Door {
+    door_of(
+        number,
+        config!(syscalls.fork),
+        config!(syscalls.vfork),
+        config!(syscalls.clone),
+        config!(syscalls.clone3),
+    )
+}
+
+#[inline(always)]
+fn door_of(number: u32, fork: u32, vfork: u32, clone: u32, clone3: u32) -> Door {
+    if number == clone {
+        Door::Clone
+    } else if number == clone3 {
+        Door::Clone3
+    } else if number == vfork {
+        Door::Vfork
+    } else if number == fork {
+        Door::Fork
+    } else {
+        Door::None
+    }
+}
+
+/// An address space, by its `mm_struct`.
+#[derive(Clone, Copy)]
+pub struct Mm(pub Ptr);
+
+/// `MM_FILEPAGES`, `MM_ANONPAGES`, `MM_SHMEMPAGES` of include/linux/mm_types_task.h.
+const RESIDENT: [u32; 3] = [0, 1, 3];
+
+impl Mm {
+    /// Page tables, bytes.
+    #[inline(always)]
+    pub fn page_table_bytes(self) -> Option<u64> {
+        self.0.field(config!(offsets.mm_pgtables_bytes))
+    }
+
+    /// Whether this is that address space.
+    #[inline(always)]
+    pub fn is(self, other: Ptr) -> bool {
+        !other.is_null() && self.0.0 as u64 == other.0 as u64
+    }
+
+    /// Resident set in bytes. Where the counters are percpu this is their shared part,
+    /// which lags behind by less than a batch per CPU.
+    #[inline(always)]
+    pub fn resident_bytes(self) -> Option<u64> {
+        let base = config!(offsets.mm_rss_stat);
+        if base == MISSING {
+            return None;
+        }
+        let mut pages: i64 = 0;
+        for kind in RESIDENT {
+            let offset = if has(feature::RSS_PERCPU) {
+                base.wrapping_add(kind.wrapping_mul(config!(percpu_counter_size)))
+                    .wrapping_add(config!(offsets.percpu_counter_count))
+            } else {
+                base.wrapping_add(kind.wrapping_mul(8))
+            };
+            pages += self.0.field::<i64>(offset)?;
+        }
+        Some(if pages > 0 { pages as u64 * config!(page_size) as u64 } else { 0 })
+    }
+
+    /// Where the program's arguments lie: first byte, and length.
+    #[inline(always)]
+    pub fn arguments(self) -> Option<(u64, u64)> {
+        let start = self.0.field::<u64>(config!(offsets.mm_arg_start))?;
+        let end = self.0.field::<u64>(config!(offsets.mm_arg_end))?;
+        if end < start { None } else { Some((start, end - start)) }
+    }
+}
+
+/// A control group, by its `struct cgroup`.
+#[derive(Clone, Copy)]
+pub struct Cgroup(pub Ptr);
+
+impl Cgroup {
+    #[inline(always)]
+    pub fn v2_of(css_set: Ptr) -> Self {
+        Self(css_set.pointer(config!(offsets.css_set_dfl_cgrp)))
+    }
+
+    /// The control group of one controller.
+    #[inline(always)]
+    pub fn of_controller(css_set: Ptr, index: u32) -> Self {
+        let base = config!(offsets.css_set_subsys);
+        if base == MISSING {
+            return Self(Ptr(core::ptr::null()));
+        }
+        Self(css_set.pointer(base.wrapping_add(index * 8)).pointer(config!(offsets.css_cgroup)))
+    }
+
+    #[inline(always)]
+    pub fn level(self) -> u32 {
+        self.0.field(config!(offsets.cgroup_level)).unwrap_or(0)
+    }
+
+    #[inline(always)]
+    pub fn hierarchy(self) -> u32 {
+        self.0
+            .pointer(config!(offsets.cgroup_root))
+            .field(config!(offsets.root_hierarchy_id))
+            .unwrap_or(0)
+    }
+
+    /// Id of its node, unique within its hierarchy.
+    #[inline(always)]
+    pub fn id(self) -> u64 {
+        self.0.pointer(config!(offsets.cgroup_kn)).field(config!(offsets.kernfs_id)).unwrap_or(0)
+    }
+
+    /// Id of its ancestor at `level`, at most its own.
+    #[inline(always)]
+    pub fn ancestor_id(self, level: u32) -> u64 {
+        if has(feature::CGROUP_POINTERS) {
+            let base = config!(offsets.cgroup_ancestors);
+            if base == MISSING {
+                return 0;
+            }
+            let ancestor = self.0.probe::<*const u8>(base.wrapping_add(level.wrapping_mul(8)));
+            let Some(ancestor) = ancestor else { return 0 };
+            let node = Ptr(ancestor).probe::<*const u8>(config!(offsets.cgroup_kn));
+            let Some(node) = node else { return 0 };
+            Ptr(node).probe(config!(offsets.kernfs_id)).unwrap_or(0)
+        } else {
+            let base = config!(offsets.cgroup_ancestor_ids);
+            if base == MISSING {
+                return 0;
+            }
+            self.0.probe(base.wrapping_add(level.wrapping_mul(8))).unwrap_or(0)
+        }
+    }
+}
+
+/// The path that an exec was given, from its `linux_binprm`.
+#[inline(always)]
+pub fn exec_filename(bprm: Ptr) -> Ptr {
+    bprm.pointer(config!(offsets.bprm_filename))
+}
+
+/// Copies `size` bytes of user memory; whether all could be read.
+///
+/// # Safety
+/// `to` must be writable for `size` bytes.
+#[inline(always)]
+pub unsafe fn read_user(from: u64, to: *mut u8, size: u32) -> bool {
+    // SAFETY: the caller's promise; the helper checks the source.
+    unsafe {
+        aya_ebpf::helpers::generated::bpf_probe_read_user(to.cast(), size, from as *const _) == 0
+    }
+}
+
+/// Copies a user string with its NUL; the bytes written, NUL included, 0 when unreadable.
+///
+/// # Safety
+/// `to` must be writable for `size` bytes.
+#[inline(always)]
+pub unsafe fn read_user_str(from: u64, to: *mut u8, size: u32) -> u32 {
+    // SAFETY: the caller's promise; the helper checks the source.
+    let n = unsafe {
+        aya_ebpf::helpers::generated::bpf_probe_read_user_str(to.cast(), size, from as *const _)
+    };
+    if n > 0 { n as u32 } else { 0 }
+}
+
+/// Makes the verifier forget which constant `value` is on each path: one that picks an
+/// address would otherwise keep it from merging the paths, and loading would take long.
+#[inline(always)]
+pub fn forget(value: u8) -> u8 {
+    // SAFETY: a read of a live local. The verifier does not track single bytes on the stack.
+    unsafe { core::ptr::read_volatile(&raw const value) }
+}
+
+/// Hides from the optimiser what it knows of `value`, so that a bound check that the
+/// verifier needs is not optimised away.
+#[inline(always)]
+pub fn opaque(value: u32) -> u32 {
+    // SAFETY: a read of a live local.
+    unsafe { core::ptr::read_volatile(&raw const value) }
+}

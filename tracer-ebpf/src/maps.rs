@@ -1,0 +1,69 @@
+//! Every map, and why it has the size it has. Sizes marked "set at load" are
+//! placeholders that user space replaces, because they follow from the host.
+
+use aya_ebpf::{
+    bindings::BPF_F_MMAPABLE,
+    macros::map,
+    maps::{Array, HashMap, RingBuf},
+};
+use forkscope_common::{
+    config::TaskState,
+    event::{self, COMM_LEN, Counters},
+    hist::Hist,
+};
+
+/// The way to user space. Set at load (`--buffer`).
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+
+/// One histogram per slot and CPU, CPU-major. Mapped into user space, because a
+/// map syscall would disable the syscall tracepoints' programs on its CPU while it
+/// runs (`bpf_disable_instrumentation`). Set at load: slots x CPUs.
+#[map]
+pub static HISTS: Array<Hist> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// One set of counters per CPU, mapped for the same reason. Set at load: CPUs.
+#[map]
+pub static COUNTERS: Array<Counters> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// What is known of a live task, by tid. Set at load: what `pid_max` allows, up to a bound.
+#[map]
+pub static TASKS: HashMap<u32, TaskState> = HashMap::with_max_entries(1024, 0);
+
+/// `--pid`. The command line refuses more.
+#[map]
+pub static PIDS: HashMap<u32, u8> = HashMap::with_max_entries(1024, 0);
+
+/// `--comm`. The command line refuses more.
+#[map]
+pub static COMMS: HashMap<[u8; COMM_LEN], u8> = HashMap::with_max_entries(256, 0);
+
+/// `--uid`. The command line refuses more.
+#[map]
+pub static UIDS: HashMap<u32, u8> = HashMap::with_max_entries(256, 0);
+
+/// Room to put together a record of varying length: too large for the 512-byte stack.
+#[repr(C)]
+pub struct Scratch<T> {
+    pub record: T,
+    pub payload: [u8; PAYLOAD],
+}
+
+/// The longest file name and the most arguments.
+pub const PAYLOAD: usize = event::MAX_FILENAME + event::MAX_ARGV;
+
+/// One per CPU for execs that succeed, one for those that fail: each is written by
+/// programs that cannot interrupt each other on a CPU. Set at load: 2 x CPUs.
+#[map]
+pub static EXEC_SCRATCH: Array<Scratch<event::Exec>> = Array::with_max_entries(2, 0);
+
+/// One per CPU. Set at load.
+#[map]
+pub static CGROUP_SCRATCH: Array<CgroupScratch> = Array::with_max_entries(1, 0);
+
+/// As [`Scratch`], for a path.
+#[repr(C)]
+pub struct CgroupScratch {
+    pub record: event::Cgroup,
+    pub payload: [u8; event::MAX_CGROUP_PATH],
+}

@@ -1,0 +1,378 @@
+//! Making tasks: the spawn itself, the creating call around it, the child's first run.
+
+use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid};
+use forkscope_common::{
+    config::{TaskState, feature, filter as filters, slot, task},
+    event::{ChildStart, Kind, NO_MECHANISM, NONE, Spawn, SpawnFailure, SpawnReturn, flags},
+    mechanism::{Door, Evidence, MECHANISMS, Mechanism, flag},
+};
+
+use crate::{
+    cgroup,
+    emit::{Cpu, count, now},
+    filter::{self, Subject},
+    kernel::{Mm, Ptr, Task, config, current, forget, has, read_user},
+    maps::TASKS,
+};
+
+/// Process and task that run, unless they are the tracer's own.
+#[inline(always)]
+pub fn traced_task() -> Option<(u32, u32)> {
+    let id = bpf_get_current_pid_tgid();
+    let pid = (id >> 32) as u32;
+    if pid == config!(tracer_pid) { None } else { Some((pid, id as u32)) }
+}
+
+/// The task's state; made if it is not there.
+#[inline(always)]
+pub fn state_of(cpu: Cpu, tid: u32) -> Option<*mut TaskState> {
+    if let Some(state) = TASKS.get_ptr_mut(tid) {
+        return Some(state);
+    }
+    let fresh = TaskState { mechanism: NO_MECHANISM, ..TaskState::default() };
+    if TASKS.insert(tid, fresh, 0).is_err() {
+        count!(cpu, forgotten);
+    }
+    TASKS.get_ptr_mut(tid)
+}
+
+/// `task_newtask`: the parent runs, the child does not yet.
+#[inline(always)]
+pub fn made(child: Task, clone_flags: u64) {
+    let Some(cpu) = Cpu::current() else { return };
+    let Some((pid, tid)) = traced_task() else { return };
+    let child_tid = child.tid();
+    if child_tid == 0 {
+        return; // a CPU's idle task, made when the CPU comes up
+    }
+    let at = now();
+    let parent = current();
+    let kernel_task = child.is_kernel_task() || parent.is_kernel_task();
+    let user_worker = child.is_user_worker();
+    let compat = parent.in_compat_call();
+    let (mut door, mut own_stack) = (Door::None, false);
+    if !kernel_task && !user_worker {
+        let regs = parent.regs();
+        door = regs.door(compat);
+        if clone_flags & flag::VM != 0 && clone_flags & flag::VFORK != 0 {
+            own_stack = child.regs().sp() != regs.sp();
+        }
+    }
+    let mechanism =
+        Mechanism::decide(&Evidence { kernel_task, user_worker, clone_flags, own_stack });
+
+    count!(cpu, stages[Kind::Spawn as usize].seen);
+    let state = TASKS.get_ptr_mut(tid);
+    let css_set = child.css_set();
+    let uid = bpf_get_current_uid_gid() as u32;
+    let comm = bpf_get_current_comm().unwrap_or_default();
+    let followed = match state {
+        // SAFETY: a live map element of the current task, which nobody else writes.
+        Some(state) => unsafe { (*state).flags & task::FOLLOWED != 0 },
+        None => false,
+    };
+    let verdict = filter::judge(&Subject { pid, uid, comm, css_set, followed });
+    let recorded = has(feature::SPAWN) && verdict.passes && filter::mechanism(mechanism);
+    if !recorded {
+        count!(cpu, stages[Kind::Spawn as usize].filtered);
+    }
+    let follows = verdict.leads && config!(filters) & filters::FOLLOW != 0;
+    if !recorded && !follows {
+        return;
+    }
+
+    let child_pid = child.pid();
+    let child_start = child.process_start();
+    let timed = has(feature::LATENCY) && !compat && !matches!(door, Door::None);
+    remember(
+        cpu,
+        child_tid,
+        TaskState {
+            start: child_start,
+            spawned_at: if recorded { at } else { 0 },
+            mechanism: if recorded { mechanism as u8 } else { NO_MECHANISM },
+            flags: if follows { task::FOLLOWED } else { 0 }
+                | if timed && recorded { task::STARTING } else { 0 },
+            ..TaskState::default()
+        },
+    );
+    if follows && clone_flags & flag::THREAD == 0 {
+        count!(cpu, followed_made);
+    }
+    if !recorded {
+        return;
+    }
+
+    let mut record_flags = if compat { flags::COMPAT } else { 0 };
+    let mut copy_ns = NONE;
+    if timed {
+        record_flags |= flags::AWAITS_START;
+        if let Some(state) = state {
+            // SAFETY: as above.
+            let state = unsafe { &mut *state };
+            if state.call_at != 0 {
+                record_flags |= flags::AWAITS_RETURN;
+                state.made_at = at;
+                state.child_start = child_start;
+                state.child_pid = child_pid;
+                state.child_tid = child_tid;
+                state.call_mechanism = mechanism as u8;
+                state.call_blocks = u8::from(clone_flags & flag::VFORK != 0);
+                if state.copy_ns != 0 {
+                    copy_ns = state.copy_ns;
+                    cpu.record(slot::COPY, copy_ns);
+                }
+            }
+        }
+    }
+    count_mechanism(cpu, mechanism);
+    let mm: Mm = parent.mm();
+    cpu.submit(
+        Kind::Spawn,
+        Spawn {
+            header: cpu.header(Kind::Spawn, record_flags, at),
+            clone_flags,
+            parent_start: parent.process_start(),
+            child_start,
+            cgroup: cgroup::id(css_set),
+            copy_ns,
+            parent_rss_bytes: mm.resident_bytes().unwrap_or(NONE),
+            parent_page_table_bytes: mm.page_table_bytes().unwrap_or(NONE),
+            parent_comm: comm,
+            parent_pid: pid,
+            parent_tid: tid,
+            child_pid,
+            child_tid,
+            child_ns_pid: child.ns_tid(),
+            uid,
+            mechanism: mechanism as u8,
+            door: door as u8,
+            reserved: [0; 6],
+        },
+    );
+}
+
+#[inline(always)]
+fn remember(cpu: Cpu, tid: u32, state: TaskState) {
+    if TASKS.insert(tid, state, 0).is_err() {
+        count!(cpu, forgotten);
+    }
+}
+
+#[inline(always)]
+fn count_mechanism(cpu: Cpu, mechanism: Mechanism) {
+    let index = forget(mechanism as u8) as usize;
+    if index < MECHANISMS {
+        count!(cpu, spawns[index]);
+    }
+}
+
+/// Entry of a creating call.
+#[inline(always)]
+pub fn call_entered() {
+    let Some(cpu) = Cpu::current() else { return };
+    let Some((_, tid)) = traced_task() else { return };
+    let Some(state) = state_of(cpu, tid) else { return };
+    // SAFETY: a live map element of the current task, which nobody else writes.
+    let state = unsafe { &mut *state };
+    state.copy_at = 0;
+    state.copy_ns = 0;
+    state.made_at = 0;
+    state.call_at = now();
+}
+
+/// The lock of the current task's address space was taken for writing: inside a creating
+/// call that is where `dup_mmap` begins.
+#[inline(always)]
+pub fn copy_begun(mm: Ptr) {
+    if let Some(state) = copying(mm) {
+        // SAFETY: as in `copying`.
+        unsafe { (*state).copy_at = now() };
+    }
+}
+
+/// That lock was released.
+#[inline(always)]
+pub fn copy_ended(mm: Ptr) {
+    if let Some(state) = copying(mm) {
+        // SAFETY: as in `copying`.
+        let state = unsafe { &mut *state };
+        if state.copy_at != 0 {
+            state.copy_ns = now() - state.copy_at;
+            state.copy_at = 0;
+        }
+    }
+}
+
+/// The current task's state, if it is in a creating call that has made nothing yet and the
+/// lock is that of its own address space. Runs at every locking on the machine: the cheap
+/// question, whether the syscall under way is a creating one, comes first.
+#[inline(always)]
+fn copying(mm: Ptr) -> Option<*mut TaskState> {
+    let task = current();
+    if matches!(task.regs().door(false), Door::None) || !task.mm().is(mm) {
+        return None;
+    }
+    let (_, tid) = traced_task()?;
+    let state = TASKS.get_ptr_mut(tid)?;
+    // SAFETY: a live map element of the current task, which nobody else writes.
+    if unsafe { (*state).call_at == 0 || (*state).made_at != 0 } { None } else { Some(state) }
+}
+
+/// Linux's `ERESTARTSYS` to `ERESTART_RESTARTBLOCK`: the call is made again, or becomes EINTR.
+#[inline(always)]
+pub fn restarts(ret: i64) -> bool {
+    (-516..=-512).contains(&ret)
+}
+
+/// Return of a creating call, in the parent and, for the first time, in the child.
+#[inline(always)]
+pub fn call_returned(door: Door, ret: i64) {
+    let Some(cpu) = Cpu::current() else { return };
+    let Some((pid, tid)) = traced_task() else { return };
+    let state = TASKS.get_ptr_mut(tid);
+    if ret == 0 {
+        child_started(cpu, pid, tid, state);
+        return;
+    }
+    if ret < 0 {
+        if let Some(state) = state {
+            // SAFETY: a live map element of the current task, which nobody else writes.
+            unsafe { (*state).call_at = 0 };
+        }
+        if !restarts(ret) {
+            let followed = match state {
+                // SAFETY: as above.
+                Some(state) => unsafe { (*state).flags & task::FOLLOWED != 0 },
+                None => false,
+            };
+            failed(cpu, pid, tid, door, -ret as u32, followed);
+        }
+        return;
+    }
+    let Some(state) = state else { return };
+    // SAFETY: as above.
+    let state = unsafe { &mut *state };
+    let (entered, made_at) = (state.call_at, state.made_at);
+    state.call_at = 0;
+    state.made_at = 0;
+    if entered == 0 || made_at == 0 {
+        return;
+    }
+    let at = now();
+    let latency_ns = at - entered;
+    let blocked_ns = if state.call_blocks != 0 { at - made_at } else { NONE };
+    let mechanism = u32::from(state.call_mechanism);
+    cpu.record(slot::SPAWN_LATENCY + mechanism, latency_ns);
+    if blocked_ns != NONE {
+        cpu.record(slot::BLOCKED + mechanism, blocked_ns);
+    }
+    count!(cpu, stages[Kind::SpawnReturn as usize].seen);
+    cpu.submit(
+        Kind::SpawnReturn,
+        SpawnReturn {
+            header: cpu.header(Kind::SpawnReturn, 0, at),
+            child_start: state.child_start,
+            latency_ns,
+            blocked_ns,
+            child_pid: state.child_pid,
+            child_tid: state.child_tid,
+        },
+    );
+}
+
+#[inline(always)]
+fn child_started(cpu: Cpu, pid: u32, tid: u32, state: Option<*mut TaskState>) {
+    let Some(state) = state else { return };
+    // SAFETY: a live map element of the current task, which nobody else writes.
+    let state = unsafe { &mut *state };
+    if state.flags & task::STARTING == 0 {
+        return;
+    }
+    state.flags &= !task::STARTING;
+    let at = now();
+    let start_delay_ns = at - state.spawned_at;
+    cpu.record(slot::START_DELAY + u32::from(state.mechanism), start_delay_ns);
+    count!(cpu, stages[Kind::ChildStart as usize].seen);
+    cpu.submit(
+        Kind::ChildStart,
+        ChildStart {
+            header: cpu.header(Kind::ChildStart, 0, at),
+            child_start: state.start,
+            start_delay_ns,
+            child_pid: pid,
+            child_tid: tid,
+        },
+    );
+}
+
+/// The flags and the stack that a failed call asked for, as far as its registers tell.
+#[inline(always)]
+fn asked_for(task: Task, door: Door) -> (u64, bool) {
+    let regs = task.regs();
+    match door {
+        Door::Fork => (0, false),
+        Door::Vfork => (flag::VM | flag::VFORK, false),
+        Door::Clone => match regs.arg(0) {
+            Some(clone_flags) => {
+                (clone_flags as u32 as u64 & !flag::CSIGNAL, !matches!(regs.arg(1), Some(0) | None))
+            }
+            None => (NONE, false),
+        },
+        Door::Clone3 => {
+            // struct clone_args of include/uapi/linux/sched.h: flags first, stack sixth.
+            let mut args = [0_u64; 6];
+            let Some(at) = regs.arg(0) else { return (NONE, false) };
+            // SAFETY: `args` is writable for its size.
+            if unsafe { read_user(at, args.as_mut_ptr().cast(), size_of::<[u64; 6]>() as u32) } {
+                (args[0], args[5] != 0)
+            } else {
+                (NONE, false)
+            }
+        }
+        Door::None => (NONE, false),
+    }
+}
+
+#[inline(always)]
+fn failed(cpu: Cpu, pid: u32, tid: u32, door: Door, errno: u32, followed: bool) {
+    if !has(feature::SPAWN) {
+        return;
+    }
+    count!(cpu, stages[Kind::SpawnFailure as usize].seen);
+    let parent = current();
+    let css_set = parent.css_set();
+    let uid = bpf_get_current_uid_gid() as u32;
+    let comm = bpf_get_current_comm().unwrap_or_default();
+    let (clone_flags, own_stack) = asked_for(parent, door);
+    let mechanism = if clone_flags == NONE {
+        NO_MECHANISM
+    } else {
+        let evidence = Evidence { kernel_task: false, user_worker: false, clone_flags, own_stack };
+        Mechanism::decide(&evidence) as u8
+    };
+    let verdict = filter::judge(&Subject { pid, uid, comm, css_set, followed });
+    let thread = mechanism == Mechanism::Thread as u8 && filter::no_threads();
+    if !verdict.passes || thread || !filter::known_mechanism(mechanism) {
+        count!(cpu, stages[Kind::SpawnFailure as usize].filtered);
+        return;
+    }
+    count!(cpu, spawn_failures);
+    cpu.submit(
+        Kind::SpawnFailure,
+        SpawnFailure {
+            header: cpu.header(Kind::SpawnFailure, 0, now()),
+            clone_flags,
+            parent_start: parent.process_start(),
+            cgroup: cgroup::id(css_set),
+            parent_comm: comm,
+            parent_pid: pid,
+            parent_tid: tid,
+            uid,
+            errno,
+            mechanism,
+            door: door as u8,
+            reserved: [0; 6],
+        },
+    );
+}

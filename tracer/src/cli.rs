@@ -1,0 +1,483 @@
+//! The command line: raw flags here, a validated [`Plan`] out.
+
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use forkscope_common::{
+    config::MAX_CGROUPS,
+    event::{COMM_LEN, MAX_ARGV},
+    mechanism::Mechanism,
+};
+
+use crate::{
+    failure::{Failure, Why},
+    plan::{Backend, Filters, Measures, Plan},
+    procfs,
+};
+
+/// See what fork, vfork, clone and exec really cost.
+#[derive(Debug, Parser)]
+#[command(name = "forkscope", version, about, long_about = None, max_term_width = 100)]
+#[command(infer_subcommands = false, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub action: Action,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Action {
+    /// Stream spawns, execs and exits; on end, a summary with percentiles
+    Trace(Trace),
+    /// Make a known number of processes or threads, and say what was made
+    Workload(Workload),
+    /// Trace the bundled workload and compare with what it did
+    Demo,
+    /// Say for every measurement which hook gives it here, and what is degraded
+    Doctor(Doctor),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man,
+}
+
+/// How records are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Aligned columns for people
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+/// Flags of `trace`.
+#[derive(Debug, Args)]
+pub struct Trace {
+    #[command(flatten)]
+    filters: FilterFlags,
+    /// How records are written
+    #[arg(long, value_enum, default_value = "text")]
+    pub format: Format,
+    /// Write to FILE (made with mode 0600) instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Stop after this time: 10s, 500ms, 2m, 1h
+    #[arg(long, value_parser = duration)]
+    pub duration: Option<Duration>,
+    /// What to measure: spawn, latency, exec, exit [default: all]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_enum)]
+    measure: Vec<Measure>,
+    /// Which hooks to use; fails where they cannot be had
+    #[arg(long, value_enum, default_value = "auto")]
+    backend: BackendFlag,
+    /// Argument bytes kept of each exec, at most 32768
+    #[arg(long, value_name = "BYTES", default_value_t = Plan::DEFAULT_ARGV)]
+    max_argv: u32,
+    /// Size of the ring between kernel and user space
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "16MiB")]
+    buffer: u64,
+    /// With a COMMAND: do not end before its last descendant has
+    #[arg(long)]
+    pub wait_all: bool,
+    /// Trace this command and its descendants only
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+/// Several values of one flag are alternatives; different flags all apply.
+#[derive(Debug, Args)]
+#[command(
+    next_help_heading = "Filters (several values are alternatives, different flags all apply)"
+)]
+struct FilterFlags {
+    /// Only this process: as the parent of a spawn, as itself in exec and exit
+    #[arg(long, value_name = "PID", value_delimiter = ',')]
+    pid: Vec<u32>,
+    /// With the descendants of what --pid, --comm, --uid or --cgroup name
+    #[arg(long)]
+    follow: bool,
+    /// Only processes of this name
+    #[arg(long, value_name = "NAME")]
+    comm: Vec<String>,
+    /// Only this real user: a number or a name
+    #[arg(long, value_name = "USER", value_delimiter = ',', value_parser = user)]
+    uid: Vec<u32>,
+    /// Only this control group and those below it
+    #[arg(long, value_name = "PATH")]
+    cgroup: Vec<PathBuf>,
+    /// Only these: fork, vfork, posix_spawn, clone, thread, io_thread, kthread
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = mechanism)]
+    mechanism: Vec<Mechanism>,
+    /// Leave out threads
+    #[arg(long)]
+    no_threads: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Measure {
+    Spawn,
+    Latency,
+    Exec,
+    Exit,
+    Cow,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum BackendFlag {
+    Auto,
+    Fentry,
+    Kprobe,
+    Tracepoint,
+}
+
+/// Flags of `workload`.
+#[derive(Debug, Args)]
+pub struct Workload {
+    /// How to make them: fork, vfork, clone, clone3, posix_spawn, system, popen, thread
+    #[arg(value_name = "MECHANISM")]
+    pub mechanism: crate::workload::Kind,
+    /// How many
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: u64,
+    /// What a child does: exit or exec [default: exec where the call always does, else exit]
+    #[arg(long)]
+    pub child: Option<crate::workload::Child>,
+    /// Memory that the parent has touched: 64MiB, 1GiB
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "0")]
+    pub rss: u64,
+    /// Idle threads that the parent has
+    #[arg(long, default_value_t = 0)]
+    pub threads: u32,
+    /// Decides what is random
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+}
+
+impl Workload {
+    /// What is to be made.
+    #[must_use]
+    pub fn options(&self) -> crate::workload::Options {
+        crate::workload::Options {
+            mechanism: self.mechanism,
+            count: self.count,
+            child: self.child,
+            rss: self.rss,
+            threads: self.threads,
+            seed: self.seed,
+        }
+    }
+}
+
+/// Flags of `doctor`.
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// How it is written
+    #[arg(long, value_enum, default_value = "text")]
+    pub format: Format,
+}
+
+/// Reads the command line; help and version are printed here.
+///
+/// # Errors
+/// In one line, when it makes no sense.
+pub fn parse() -> Result<Option<Cli>, Failure> {
+    Cli::try_parse().map(Some).or_else(|error| {
+        if !error.use_stderr() {
+            let _ = error.print();
+            return Ok(None);
+        }
+        Err(Failure::new(Why::Usage, one_line(&error.render().to_string())))
+    })
+}
+
+/// clap's paragraphs as one line.
+fn one_line(message: &str) -> String {
+    let lines: Vec<&str> = message
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"))
+        .filter(|line| !line.is_empty())
+        .collect();
+    let text = lines.join(" ");
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    format!("{text}; see forkscope --help")
+}
+
+/// The definition of the command line, for completions and the manual page.
+#[must_use]
+pub fn definition() -> clap::Command {
+    Cli::command()
+}
+
+impl Trace {
+    /// What is to be traced.
+    ///
+    /// # Errors
+    /// When flags contradict each other, or name what is not there.
+    pub fn plan(&self) -> Result<Plan, Failure> {
+        let usage = |message: String| Err(Failure::new(Why::Usage, message));
+        let measures = measures(&self.measure)?;
+        if self.max_argv == 0 || self.max_argv as usize > MAX_ARGV {
+            return usage(format!("--max-argv {}: give 1 to {MAX_ARGV}", self.max_argv));
+        }
+        if !(1 << 16..=1 << 30).contains(&self.buffer) {
+            return usage("--buffer: give 64KiB to 1GiB".into());
+        }
+        if self.wait_all && self.command.is_empty() {
+            return usage("--wait-all needs a COMMAND to wait for".into());
+        }
+        let filters = self.filters.validated(!self.command.is_empty())?;
+        if !filters.mechanisms.is_empty() && !measures.spawn {
+            return usage(
+                "--mechanism needs spawn among --measure: that is where it is seen".into(),
+            );
+        }
+        if (filters.follow || !self.command.is_empty()) && !measures.spawn {
+            return usage("descendants are seen by their spawns: add spawn to --measure".into());
+        }
+        Ok(Plan {
+            measures,
+            filters,
+            backend: match self.backend {
+                BackendFlag::Auto => None,
+                BackendFlag::Fentry => Some(Backend::Fentry),
+                BackendFlag::Kprobe => Some(Backend::Kprobe),
+                BackendFlag::Tracepoint => Some(Backend::Tracepoint),
+            },
+            max_argv: self.max_argv,
+            ring_bytes: self.buffer.next_power_of_two() as u32,
+            command_only: !self.command.is_empty(),
+        })
+    }
+}
+
+fn measures(list: &[Measure]) -> Result<Measures, Failure> {
+    if list.is_empty() {
+        return Ok(Measures::ALL);
+    }
+    let has = |measure| list.contains(&measure);
+    if has(Measure::Cow) {
+        return Err(Failure::new(
+            Why::Unsupported,
+            "copy-on-write is not measured by this version; leave cow out of --measure",
+        ));
+    }
+    let measures = Measures {
+        spawn: has(Measure::Spawn),
+        latency: has(Measure::Latency),
+        exec: has(Measure::Exec),
+        exit: has(Measure::Exit),
+    };
+    if measures.latency && !measures.spawn && !measures.exec {
+        return Err(Failure::new(
+            Why::Usage,
+            "--measure latency: of what? add spawn or exec to the list",
+        ));
+    }
+    Ok(measures)
+}
+
+impl FilterFlags {
+    fn validated(&self, command: bool) -> Result<Filters, Failure> {
+        let usage = |message: String| Err(Failure::new(Why::Usage, message));
+        for &pid in &self.pid {
+            if procfs::process(pid).is_none() {
+                return usage(format!("--pid {pid}: no such process; see ps -e"));
+            }
+        }
+        for (name, n, most) in [
+            ("--pid", self.pid.len(), 1024),
+            ("--comm", self.comm.len(), 256),
+            ("--uid", self.uid.len(), 256),
+            ("--cgroup", self.cgroup.len(), MAX_CGROUPS),
+        ] {
+            if n > most {
+                return usage(format!("{n} values of {name}: at most {most} can be given"));
+            }
+        }
+        if let Some(comm) = self.comm.iter().find(|comm| comm.is_empty()) {
+            return usage(format!("--comm {comm:?}: a process name is not empty"));
+        }
+        let named = !self.pid.is_empty()
+            || !self.comm.is_empty()
+            || !self.uid.is_empty()
+            || !self.cgroup.is_empty();
+        if self.follow && !named && !command {
+            return usage("--follow: whom? add --pid, --comm, --uid or --cgroup".into());
+        }
+        Ok(Filters {
+            pids: self.pid.clone(),
+            // The kernel keeps 15 bytes of a name; more can only mean the same.
+            comms: self.comm.iter().map(|comm| cut(comm, COMM_LEN - 1)).collect(),
+            uids: self.uid.clone(),
+            cgroups: self.cgroup.clone(),
+            mechanisms: self.mechanism.clone(),
+            no_threads: self.no_threads,
+            follow: self.follow,
+        })
+    }
+}
+
+fn cut(text: &str, bytes: usize) -> String {
+    let mut end = text.len().min(bytes);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].to_string()
+}
+
+fn mechanism(text: &str) -> Result<Mechanism, String> {
+    Mechanism::ALL.into_iter().find(|m| m.name() == text).ok_or_else(|| {
+        let names: Vec<_> = Mechanism::ALL.iter().map(|m| m.name()).collect();
+        format!("give one of {}", names.join(", "))
+    })
+}
+
+fn user(text: &str) -> Result<u32, String> {
+    if let Ok(uid) = text.parse() {
+        return Ok(uid);
+    }
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    passwd
+        .lines()
+        .find_map(|line| {
+            let mut fields = line.split(':');
+            (fields.next()? == text).then(|| fields.nth(1)?.parse().ok())?
+        })
+        .ok_or_else(|| "no such user; give a number".into())
+}
+
+fn split_unit(text: &str) -> (&str, &str) {
+    text.split_at(text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len()))
+}
+
+/// `10s`, `500ms`, `2m`, `1h`; a number alone is seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) = split_unit(text);
+    let scale = match unit {
+        "ms" => 1e-3,
+        "s" | "" => 1.0,
+        "m" | "min" => 60.0,
+        "h" => 3600.0,
+        "d" => 86_400.0,
+        _ => return Err("give 10s, 500ms, 2m or 1h".into()),
+    };
+    let seconds = number.parse::<f64>().map_err(|_| "give 10s, 500ms, 2m or 1h")? * scale;
+    if seconds <= 0.0 {
+        return Err("it must be longer than nothing".into());
+    }
+    Duration::try_from_secs_f64(seconds)
+        .ok()
+        .filter(|d| *d < Duration::from_secs(10 * 365 * 86_400))
+        .ok_or_else(|| "that is too long".into())
+}
+
+/// `64MiB`, `1GiB`, `4096`; decimal units too.
+fn size(text: &str) -> Result<u64, String> {
+    let (number, unit) = split_unit(text);
+    let scale: u64 = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        "t" | "tib" => 1 << 40,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "tb" => 1_000_000_000_000,
+        _ => return Err("give bytes, or 64KiB, 16MiB, 1GiB".into()),
+    };
+    let value =
+        number.parse::<f64>().map_err(|_| "give bytes, or 64KiB, 16MiB, 1GiB")? * scale as f64;
+    if value < 9e18 { Ok(value as u64) } else { Err("that is too much".into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        definition().debug_assert();
+    }
+
+    #[test]
+    fn durations_and_sizes_are_read() {
+        for (text, expected) in [
+            ("10s", Some(Duration::from_secs(10))),
+            ("1.5s", Some(Duration::from_millis(1500))),
+            ("500ms", Some(Duration::from_millis(500))),
+            ("2m", Some(Duration::from_secs(120))),
+            ("3", Some(Duration::from_secs(3))),
+            ("0", None),
+            ("0s", None),
+            ("-1s", None),
+            ("10x", None),
+            ("", None),
+            ("999999999999h", None),
+        ] {
+            assert_eq!(duration(text).ok(), expected, "{text:?}");
+        }
+        for (text, expected) in [
+            ("4096", Some(4096)),
+            ("16MiB", Some(16 << 20)),
+            ("1.5k", Some(1536)),
+            ("1GB", Some(1_000_000_000)),
+            ("x", None),
+            ("1Q", None),
+            ("99999999999T", None),
+        ] {
+            assert_eq!(size(text).ok(), expected, "{text:?}");
+        }
+    }
+
+    fn check(words: &[&str], expected: Result<(), u8>) {
+        let result = Cli::try_parse_from(words)
+            .map_err(|e| Failure::new(Why::Usage, one_line(&e.render().to_string())))
+            .and_then(|cli| match cli.action {
+                Action::Trace(trace) => trace.plan().map(|_| ()),
+                _ => Ok(()),
+            });
+        if let Err(failure) = &result {
+            assert!(!failure.to_string().contains('\n'), "{failure}");
+        }
+        assert_eq!(result.map_err(|f| f.exit_code()), expected, "{words:?}");
+    }
+
+    #[test]
+    fn senseless_command_lines_are_refused_in_one_line() {
+        check(&["forkscope", "trace"], Ok(()));
+        check(&["forkscope", "trace", "--", "make", "-j2"], Ok(()));
+        check(
+            &["forkscope", "trace", "--measure", "spawn,exec", "--mechanism", "fork,vfork"],
+            Ok(()),
+        );
+        check(&["forkscope", "trace", "--measure", "cow"], Err(4));
+        for words in [
+            &["forkscope"][..],
+            &["forkscope", "frobnicate"],
+            &["forkscope", "trace", "--duration", "0"],
+            &["forkscope", "trace", "--mechanism", "spoon"],
+            &["forkscope", "trace", "--colour", "red"],
+            &["forkscope", "trace", "--pid", "4194305"],
+            &["forkscope", "trace", "--pid", "x"],
+            &["forkscope", "trace", "--follow"],
+            &["forkscope", "trace", "--wait-all"],
+            &["forkscope", "trace", "--max-argv", "0"],
+            &["forkscope", "trace", "--max-argv", "32769"],
+            &["forkscope", "trace", "--buffer", "1"],
+            &["forkscope", "trace", "--measure", "latency"],
+            &["forkscope", "trace", "--measure", "exec", "--mechanism", "fork"],
+            &["forkscope", "trace", "--uid", "no-such-user-here"],
+            &["forkscope", "trace", "--comm", ""],
+            &["forkscope", "workload", "fork", "--count", "0"],
+            &["forkscope", "workload", "teleport"],
+        ] {
+            check(words, Err(2));
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! The traced COMMAND: made before the programs are attached, let go when they are.
+
+use std::{
+    ffi::{CString, OsString},
+    io::{self, Read as _, Write as _},
+    os::{
+        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+};
+
+use crate::failure::{Failure, Why};
+
+/// A process that waits to become the command.
+pub struct Command {
+    pid: u32,
+    name: String,
+    pidfd: OwnedFd,
+    /// Closed without a byte: the process ends without having run anything.
+    go: Option<std::fs::File>,
+    /// Says why the exec failed; closed by an exec that works.
+    outcome: Option<std::fs::File>,
+    status: Option<i32>,
+}
+
+fn pipe() -> io::Result<(std::fs::File, std::fs::File)> {
+    let mut fds = [0; 2];
+    // SAFETY: `fds` is writable for two descriptors.
+    if unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: two new descriptors that belong to nobody else.
+    Ok(unsafe { (std::fs::File::from_raw_fd(fds[0]), std::fs::File::from_raw_fd(fds[1])) })
+}
+
+impl Command {
+    /// Makes the process. Call it while this process has one thread; `mask` is the signal
+    /// mask that the command is to have.
+    ///
+    /// # Errors
+    /// When there can be no process.
+    pub fn prepare(words: &[OsString], mask: &libc::sigset_t) -> Result<Self, Failure> {
+        let failed = |error: io::Error| {
+            Failure::new(Why::Failed, format!("cannot make a process for the command: {error}"))
+        };
+        let argv: Vec<CString> = words
+            .iter()
+            .map(|word| CString::new(word.as_bytes()))
+            .collect::<Result<_, _>>()
+            .map_err(|_| Failure::new(Why::Usage, "the command has a NUL byte in it"))?;
+        let mut pointers: Vec<*const libc::c_char> =
+            argv.iter().map(|word| word.as_ptr()).collect();
+        pointers.push(std::ptr::null());
+        let (go_read, go_write) = pipe().map_err(failed)?;
+        let (outcome_read, outcome_write) = pipe().map_err(failed)?;
+        // SAFETY: this process has one thread (the caller's promise), so the child may do as it likes.
+        let pid = unsafe { libc::fork() };
+        if pid < 0 {
+            return Err(failed(io::Error::last_os_error()));
+        }
+        if pid == 0 {
+            drop((go_write, outcome_read));
+            become_command(go_read, outcome_write, &pointers, mask);
+        }
+        // SAFETY: no pointers.
+        let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+        if pidfd < 0 {
+            return Err(failed(io::Error::last_os_error()));
+        }
+        Ok(Self {
+            pid: pid as u32,
+            name: words[0].to_string_lossy().into_owned(),
+            // SAFETY: a new descriptor that belongs to nobody else.
+            pidfd: unsafe { OwnedFd::from_raw_fd(pidfd as i32) },
+            go: Some(go_write),
+            outcome: Some(outcome_read),
+            status: None,
+        })
+    }
+
+    /// Its pid.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Readable when the command has ended.
+    #[must_use]
+    pub fn pidfd(&self) -> &OwnedFd {
+        &self.pidfd
+    }
+
+    /// Lets it run.
+    ///
+    /// # Errors
+    /// When it cannot be run: exit code 127 where it is not found, else 126.
+    pub fn start(&mut self) -> Result<(), Failure> {
+        if let Some(mut go) = self.go.take() {
+            let _ = go.write_all(b"!");
+        }
+        let mut errno = [0; 4];
+        let said =
+            self.outcome.take().is_some_and(|mut outcome| outcome.read_exact(&mut errno).is_ok());
+        if !said {
+            return Ok(());
+        }
+        let error = io::Error::from_raw_os_error(i32::from_ne_bytes(errno));
+        let code = if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 };
+        Err(Failure::new(
+            Why::Command { code },
+            format!("cannot run {}: {error}; give a program that is there", self.name),
+        ))
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: i32) {
+        // SAFETY: no pointers. The pid is ours until it is waited for.
+        unsafe { libc::kill(self.pid as i32, signal) };
+    }
+
+    /// Waits for it: its exit code, or 128 and the signal that ended it.
+    pub fn wait(&mut self) -> u8 {
+        let status = *self.status.get_or_insert_with(|| {
+            let mut status = 0;
+            loop {
+                // SAFETY: `status` is writable.
+                let pid = unsafe { libc::waitpid(self.pid as i32, &raw mut status, 0) };
+                if pid >= 0 || io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+                    return status;
+                }
+            }
+        });
+        if libc::WIFSIGNALED(status) {
+            128 + libc::WTERMSIG(status) as u8
+        } else {
+            libc::WEXITSTATUS(status) as u8
+        }
+    }
+}
+
+impl Drop for Command {
+    fn drop(&mut self) {
+        // Not started: it sees the end of the pipe and goes.
+        if self.go.take().is_some() {
+            self.wait();
+        }
+    }
+}
+
+/// The child's side: waits for the word, then becomes the command as `execvp` finds it.
+fn become_command(
+    mut go: std::fs::File,
+    mut outcome: std::fs::File,
+    argv: &[*const libc::c_char],
+    mask: &libc::sigset_t,
+) -> ! {
+    let mut word = [0];
+    if go.read_exact(&mut word).is_err() {
+        // SAFETY: ends this process without running anybody's destructors.
+        unsafe { libc::_exit(0) };
+    }
+    // SAFETY: Rust's start-up ignores SIGPIPE, which the command must not inherit; `mask` and
+    // `argv` live on, and `argv` ends with null.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        libc::sigprocmask(libc::SIG_SETMASK, mask, std::ptr::null_mut());
+        libc::execvp(argv[0], argv.as_ptr());
+    }
+    let errno = io::Error::last_os_error().raw_os_error().unwrap_or(libc::ENOENT);
+    let _ = outcome.write_all(&errno.to_ne_bytes());
+    let code = if errno == libc::ENOENT { 127 } else { 126 };
+    // SAFETY: as above.
+    unsafe { libc::_exit(code) }
+}
+
+/// Signals taken from a descriptor instead of by handlers.
+pub struct Signals {
+    fd: OwnedFd,
+    /// The mask as it was.
+    pub before: libc::sigset_t,
+}
+
+impl Signals {
+    /// Blocks these signals in this thread and those made after, and opens the descriptor.
+    ///
+    /// # Errors
+    /// Those of signalfd(2).
+    pub fn block(signals: &[i32]) -> io::Result<Self> {
+        // SAFETY: signal sets are plain data; all pointers are to live locals.
+        unsafe {
+            let mut set: libc::sigset_t = std::mem::zeroed();
+            let mut before: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&raw mut set);
+            for &signal in signals {
+                libc::sigaddset(&raw mut set, signal);
+            }
+            libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, &raw mut before);
+            let fd = libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
+            if fd < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            Ok(Self { fd: OwnedFd::from_raw_fd(fd), before })
+        }
+    }
+
+    /// The descriptor, readable when a signal waits.
+    #[must_use]
+    pub fn fd(&self) -> &OwnedFd {
+        &self.fd
+    }
+
+    /// The next signal, and whether the terminal sent it (then its whole process group has it).
+    #[must_use]
+    pub fn next(&self) -> Option<(i32, bool)> {
+        /// `SI_KERNEL`
+        const FROM_KERNEL: i32 = 0x80;
+        // SAFETY: plain data, for which zero is valid.
+        let mut info: libc::signalfd_siginfo = unsafe { std::mem::zeroed() };
+        let size = size_of::<libc::signalfd_siginfo>();
+        // SAFETY: `info` is writable for its size.
+        let n = unsafe { libc::read(self.fd.as_raw_fd(), (&raw mut info).cast(), size) };
+        (n == size as isize).then_some((info.ssi_signo as i32, info.ssi_code == FROM_KERNEL))
+    }
+}

@@ -1,0 +1,485 @@
+//! The way of an event: ring → decode → correlate → output, and the summary at the end.
+
+use std::{
+    collections::HashSet,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    time::{Duration, Instant},
+};
+
+use aya::maps::{MapData, RingBuf};
+use forkscope_common::event::Counters as Raw;
+use tokio::io::{Interest, unix::AsyncFd};
+
+use crate::{
+    command::{Command, Signals},
+    correlate::{Clock, Correlator, Known},
+    decode::{Event, decode},
+    failure::{Failure, Why},
+    kernel::{
+        backend::{assess, choose, sees_calls},
+        cgroups::Cgroups,
+        clock_ns,
+        host::Host,
+        load::Live,
+    },
+    plan::Plan,
+    procfs,
+    record::{Header, Lost, LostTotals, MeasureNote, Record, SCHEMA, Summary},
+    sink::Writer,
+    stats,
+};
+
+/// How often what waits in the ring is fetched when nobody rings.
+const TICK: Duration = Duration::from_millis(50);
+/// How often the kernel side's books are looked at.
+const AUDIT: Duration = Duration::from_secs(1);
+/// Events taken from the ring before anything else gets its turn.
+const BATCH: usize = 2048;
+
+/// A session of tracing, attached or about to be.
+pub struct Session {
+    host: Host,
+    plan: Plan,
+    live: Live,
+    ring: AsyncRing,
+    began: Instant,
+    began_monotonic: u64,
+}
+
+/// Where the events of a session go.
+pub trait Consumer {
+    /// Takes records in order.
+    fn take(&mut self, records: Vec<Record>);
+    /// Records that could not be taken so far.
+    fn lost(&self) -> u64 {
+        0
+    }
+    /// Losses to be told in the stream now.
+    fn take_unreported(&mut self) -> Option<u64> {
+        None
+    }
+    /// Whether it wants no more.
+    fn stopped(&self) -> bool {
+        false
+    }
+}
+
+impl Consumer for Writer {
+    fn take(&mut self, records: Vec<Record>) {
+        self.send(records);
+    }
+    fn lost(&self) -> u64 {
+        Self::lost(self)
+    }
+    fn take_unreported(&mut self) -> Option<u64> {
+        Self::take_unreported(self)
+    }
+    fn stopped(&self) -> bool {
+        Self::stopped(self)
+    }
+}
+
+/// What ends a session.
+#[derive(Default)]
+pub struct Until {
+    /// After so long.
+    pub duration: Option<Duration>,
+    /// When this command has ended.
+    pub command: Option<Command>,
+    /// Then not before its last descendant has.
+    pub wait_all: bool,
+    /// When a signal says so; they are forwarded to a command.
+    pub signals: Option<Signals>,
+    /// When nobody reads this descriptor any more.
+    pub reader: Option<std::os::fd::RawFd>,
+}
+
+type AsyncRing = RingBuf<MapData>;
+
+impl Session {
+    /// Chooses the backend and loads the programs; nothing is seen yet.
+    ///
+    /// # Errors
+    /// When privileges are missing, or this kernel cannot do it.
+    pub fn load(plan: Plan) -> Result<Self, Failure> {
+        let host = Host::gather();
+        let missing = host.missing_to_load();
+        if !missing.is_empty() {
+            return Err(crate::kernel::load::not_permitted(&missing));
+        }
+        choose(&host, &plan)?;
+        let mut live = Live::load(&host, &plan, std::process::id())?;
+        let ring = live.take_ring().ok_or_else(|| Failure::new(Why::Failed, "no ring"))?;
+        Ok(Self { host, plan, live, ring, began: Instant::now(), began_monotonic: 0 })
+    }
+
+    /// What a user should know although everything works.
+    #[must_use]
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes: Vec<String> = assess(&self.host, self.plan.measures)
+            .into_iter()
+            .filter(|m| m.state != crate::kernel::backend::State::Ok)
+            .map(|m| {
+                let why = m.why.unwrap_or_default();
+                format!("{}: {}: {why}", m.title, m.state.name())
+            })
+            .collect();
+        if !self.host.initial_pid_namespace {
+            notes.push(
+                "this is not the initial pid namespace: pids are those of the initial one".into(),
+            );
+        }
+        notes
+    }
+
+    /// The stream's first record.
+    #[must_use]
+    pub fn header(&self) -> Record {
+        let measures = assess(&self.host, self.plan.measures)
+            .into_iter()
+            .map(|m| {
+                let by = (!m.by.is_empty()).then_some(m.by);
+                (m.key, MeasureNote { by, state: m.state.name(), why: m.why })
+            })
+            .collect();
+        Record::Header(Box::new(Header {
+            schema: SCHEMA,
+            version: env!("CARGO_PKG_VERSION"),
+            host: self.host.name.clone(),
+            kernel: self.host.kernel.clone(),
+            arch: self.host.arch.clone(),
+            backend: "tracepoint",
+            boot_id: self.host.boot_id.clone(),
+            time: crate::record::Time(clock_ns(libc::CLOCK_REALTIME)),
+            measures,
+        }))
+    }
+
+    /// Marks a process that waits to become the command.
+    ///
+    /// # Errors
+    /// When its state does not fit.
+    pub fn follow(&mut self, pid: u32) -> Result<(), Failure> {
+        self.live.follow(pid, 0)
+    }
+
+    /// Follows what the filters name and what descends from it, as it is now.
+    fn follow_existing(&mut self, done: &mut HashSet<u32>) -> Result<(), Failure> {
+        let filters = &self.plan.filters;
+        let all = procfs::processes();
+        let leads = |process: &procfs::Stat| {
+            (filters.pids.is_empty() || filters.pids.contains(&process.pid))
+                && (filters.comms.is_empty()
+                    || filters.comms.iter().any(|comm| *comm == process.comm))
+                && (!filters.pids.is_empty() || !filters.comms.is_empty())
+        };
+        for pid in procfs::with_descendants(&all, leads) {
+            for tid in procfs::tasks(pid) {
+                if done.insert(tid) {
+                    self.live.follow(tid, 0)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Switches the programs on.
+    ///
+    /// # Errors
+    /// When the kernel refuses one.
+    pub fn attach(&mut self) -> Result<(), Failure> {
+        let mut followed = HashSet::new();
+        let existing = self.plan.filters.follow && !self.plan.command_only;
+        if existing {
+            self.follow_existing(&mut followed)?;
+        }
+        self.live.attach(&self.host)?;
+        if existing {
+            // Those made while the programs were being attached.
+            self.follow_existing(&mut followed)?;
+        }
+        self.began = Instant::now();
+        self.began_monotonic = clock_ns(libc::CLOCK_MONOTONIC) as u64;
+        Ok(())
+    }
+
+    /// Passes events on until something in `until` says stop; the summary at the end.
+    ///
+    /// The second value is the command's exit code.
+    ///
+    /// # Errors
+    /// When the event loop cannot be had, or the command cannot be run.
+    pub fn run(
+        self,
+        until: Until,
+        consumer: &mut dyn Consumer,
+    ) -> Result<(Summary, Option<u8>), Failure> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .build()
+            .map_err(|e| Failure::new(Why::Failed, format!("no event loop: {e}")))?;
+        runtime.block_on(Run::new(self, consumer).until(until))
+    }
+}
+
+/// A session under way.
+struct Run<'a> {
+    session: Session,
+    consumer: &'a mut dyn Consumer,
+    correlator: Correlator,
+    cgroups: Cgroups,
+    known: std::sync::mpsc::Receiver<Vec<Known>>,
+    out: Vec<Record>,
+    decode_errors: u64,
+    lost_kernel: u64,
+    lost_decode: u64,
+    audited: Instant,
+}
+
+impl<'a> Run<'a> {
+    fn new(session: Session, consumer: &'a mut dyn Consumer) -> Self {
+        let (sender, known) = std::sync::mpsc::channel();
+        let max_argv = session.plan.max_argv as usize;
+        if session.plan.measures.exit && !session.plan.command_only {
+            // Beside the events: on a large machine it takes longer than they may wait.
+            let _ = std::thread::Builder::new().name("forkscope-proc".into()).spawn(move || {
+                let _ = sender.send(procfs::command_lines(max_argv));
+            });
+        }
+        Self {
+            session,
+            consumer,
+            correlator: Correlator::default(),
+            cgroups: Cgroups::open(),
+            known,
+            out: Vec::new(),
+            decode_errors: 0,
+            lost_kernel: 0,
+            lost_decode: 0,
+            audited: Instant::now(),
+        }
+    }
+
+    async fn until(mut self, mut until: Until) -> Result<(Summary, Option<u8>), Failure> {
+        let broken = |e: std::io::Error| Failure::new(Why::Failed, format!("no event loop: {e}"));
+        self.set_clock();
+        let ring = watch(self.session.ring.as_fd()).map_err(broken)?;
+        let signals = until.signals.as_ref().map(|s| watch(s.fd().as_fd()));
+        let signals = signals.transpose().map_err(broken)?;
+        let ended = until.command.as_ref().map(|c| watch(c.pidfd().as_fd()));
+        let ended = ended.transpose().map_err(broken)?;
+        let mut started = Ok(());
+        if let Some(command) = &mut until.command {
+            started = command.start();
+        }
+        let deadline = until.duration.map(|d| tokio::time::Instant::now() + d);
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut code = None;
+        loop {
+            tokio::select! {
+                biased;
+                () = readable(signals.as_ref()) => {
+                    if self.signalled(&until, code.is_some()) {
+                        break;
+                    }
+                }
+                () = readable(ended.as_ref()), if code.is_none() => {
+                    code = until.command.as_mut().map(Command::wait);
+                    if !until.wait_all {
+                        break;
+                    }
+                }
+                () = at(deadline) => break,
+                _ = ticks.tick() => {
+                    self.drain();
+                    self.tick();
+                    let closed = until.reader.is_some_and(unread) || self.consumer.stopped();
+                    let pointless = closed && (ended.is_none() || code.is_some());
+                    if pointless || code.is_some() && self.all_ended() {
+                        break;
+                    }
+                }
+                guard = ring.readable() => {
+                    if !self.drain()
+                        && let Ok(mut guard) = guard
+                    {
+                        guard.clear_ready();
+                    }
+                }
+            }
+        }
+        let summary = self.finish();
+        started.map(|()| (summary, code))
+    }
+
+    /// Whether a signal ends the session; while a command runs it is passed on instead.
+    fn signalled(&self, until: &Until, command_ended: bool) -> bool {
+        let Some(signals) = &until.signals else { return false };
+        let mut stop = false;
+        while let Some((signal, by_terminal)) = signals.next() {
+            match &until.command {
+                _ if command_ended => stop = true,
+                // A terminal has sent it to the command too.
+                Some(command) if !by_terminal => command.signal(signal),
+                Some(_) => {}
+                None => stop = true,
+            }
+        }
+        stop
+    }
+
+    /// Takes what the ring has, up to a batch; whether there may be more.
+    fn drain(&mut self) -> bool {
+        let mut n = 0;
+        while n < BATCH {
+            let Some(item) = self.session.ring.next() else { break };
+            let event = decode(&item);
+            drop(item);
+            n += 1;
+            match event {
+                Ok(event) => self.event(event),
+                Err(_) => self.decode_errors += 1,
+            }
+        }
+        if n > 0 {
+            self.hand_over();
+        }
+        n == BATCH
+    }
+
+    fn event(&mut self, event: Event) {
+        let cgroup = match &event {
+            Event::Spawn(e) => Some(e.cgroup),
+            Event::SpawnFailure(e) => Some(e.cgroup),
+            Event::Exec(e, ..) => Some(e.cgroup),
+            Event::Exit(e) => Some(e.cgroup),
+            Event::SpawnReturn(_) | Event::ChildStart(_) | Event::Cgroup(..) => None,
+        };
+        if let Some(id) = cgroup
+            && !self.correlator.knows_cgroup(id)
+            && let Some(path) = self.cgroups.path(id)
+        {
+            self.correlator.know_cgroup(id, path);
+        }
+        self.correlator.push(event, &mut self.out);
+    }
+
+    fn set_clock(&mut self) {
+        let offset = clock_ns(libc::CLOCK_REALTIME) - clock_ns(libc::CLOCK_MONOTONIC);
+        self.correlator.set_clock(Clock { offset });
+    }
+
+    fn tick(&mut self) {
+        while let Ok(processes) = self.known.try_recv() {
+            for process in processes {
+                self.correlator.know(process);
+            }
+        }
+        self.set_clock();
+        self.correlator.tick(clock_ns(libc::CLOCK_MONOTONIC) as u64, &mut self.out);
+        if self.audited.elapsed() >= AUDIT {
+            self.audit();
+        }
+        self.hand_over();
+    }
+
+    /// Notices losses, says them in the stream, and keeps the buckets from wrapping.
+    fn audit(&mut self) {
+        self.audited = Instant::now();
+        self.session.live.histograms();
+        let lost = lost_in_kernel(&self.session.live.counters(), &self.session.live);
+        self.say_lost("kernel", lost - self.lost_kernel);
+        self.lost_kernel = lost;
+        self.say_lost("decode", self.decode_errors - self.lost_decode);
+        self.lost_decode = self.decode_errors;
+        if let Some(count) = self.consumer.take_unreported() {
+            self.say_lost("sink", count);
+        }
+    }
+
+    fn say_lost(&mut self, stage: &'static str, count: u64) {
+        if count > 0 {
+            let time = crate::record::Time(clock_ns(libc::CLOCK_REALTIME));
+            self.out.push(Record::Lost(Lost { time, stage, count }));
+        }
+    }
+
+    fn hand_over(&mut self) {
+        if !self.out.is_empty() {
+            let room = Vec::with_capacity(self.out.len());
+            self.consumer.take(std::mem::replace(&mut self.out, room));
+        }
+    }
+
+    fn all_ended(&self) -> bool {
+        let counters = self.session.live.counters();
+        // The command itself was made by us, and is not counted as made.
+        counters.followed_ended > counters.followed_made
+    }
+
+    fn finish(mut self) -> Summary {
+        let duration = self.session.began.elapsed();
+        self.session.live.detach();
+        // A program that was running on another CPU at that moment ends within microseconds.
+        std::thread::sleep(Duration::from_millis(1));
+        while self.drain() {}
+        self.tick();
+        self.correlator.flush(&mut self.out);
+        self.audit();
+        self.hand_over();
+        let raw = self.session.live.counters();
+        let sees_calls = sees_calls(&self.session.host);
+        Summary {
+            duration_ns: duration.as_nanos() as u64,
+            counters: stats::counters(&raw, self.session.plan.measures, sees_calls),
+            lost: LostTotals {
+                kernel: lost_in_kernel(&raw, &self.session.live),
+                decode: self.decode_errors,
+                sink: self.consumer.lost(),
+            },
+            histograms: stats::histograms(self.session.live.histograms()),
+        }
+    }
+}
+
+/// Records that found no room in the ring, and runs that the kernel skipped.
+fn lost_in_kernel(raw: &Raw, live: &Live) -> u64 {
+    let dropped: u64 = raw.stages.iter().map(|stage| stage.dropped).sum();
+    dropped + live.missed().values().sum::<u64>()
+}
+
+/// Watches a descriptor, by a copy of its own.
+fn watch(fd: BorrowedFd<'_>) -> std::io::Result<AsyncFd<OwnedFd>> {
+    let fd = fd.try_clone_to_owned()?;
+    // SAFETY: an `OwnedFd` gives the same descriptor every time and closes it when dropped.
+    unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }
+        .map_err(|e| std::io::Error::other(e.to_string()))
+}
+
+async fn readable(fd: Option<&AsyncFd<OwnedFd>>) {
+    match fd {
+        Some(fd) => {
+            if let Ok(mut guard) = fd.readable().await {
+                guard.clear_ready();
+            }
+        }
+        None => std::future::pending().await,
+    }
+}
+
+async fn at(deadline: Option<tokio::time::Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether nobody reads the other end of a pipe or socket.
+fn unread(fd: std::os::fd::RawFd) -> bool {
+    let mut poll = libc::pollfd { fd, events: 0, revents: 0 };
+    // SAFETY: one descriptor, and no waiting.
+    let n = unsafe { libc::poll(&raw mut poll, 1, 0) };
+    n > 0 && poll.revents & (libc::POLLERR | libc::POLLNVAL) != 0
+}

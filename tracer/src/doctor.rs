@@ -1,0 +1,174 @@
+//! `forkscope doctor`: what is measured by what on this machine, and what is not.
+
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+use crate::{
+    cli::{Doctor, Format},
+    failure::Failure,
+    kernel::{
+        backend::{State, assess, choose},
+        host::{CAPABILITIES, Host},
+        load::{Live, OBJECT_ORIGIN, OBJECT_SHA256},
+    },
+    plan::{Measures, Plan},
+    record::SCHEMA,
+    text::fit,
+};
+
+/// What came of loading and attaching everything.
+struct Trial {
+    programs: usize,
+    failure: Option<Failure>,
+}
+
+fn trial(host: &Host) -> Trial {
+    let plan = Plan::everything();
+    let attempt = choose(host, &plan).and_then(|_| {
+        let mut live = Live::load(host, &plan, std::process::id())?;
+        live.attach(host)?;
+        let programs = live.programs().len();
+        live.detach();
+        Ok(programs)
+    });
+    match attempt {
+        Ok(programs) => Trial { programs, failure: None },
+        Err(failure) => Trial { programs: 0, failure: Some(failure) },
+    }
+}
+
+/// Prints it. The exit code is 0 whatever it finds: finding out is what was asked for.
+pub fn run(flags: &Doctor) -> u8 {
+    let host = Host::gather();
+    let trial = trial(&host);
+    let text = match flags.format {
+        Format::Text => text(&host, &trial),
+        Format::Json => format!("{}\n", json(&host, &trial)),
+    };
+    let _ = std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes());
+    0
+}
+
+fn held(host: &Host) -> (Vec<&'static str>, Vec<&'static str>) {
+    CAPABILITIES.iter().map(|(n, name)| (*n, *name)).fold(
+        (Vec::new(), Vec::new()),
+        |(mut held, mut missing), (number, name)| {
+            if host.capable(number) {
+                held.push(name)
+            } else {
+                missing.push(name)
+            }
+            (held, missing)
+        },
+    )
+}
+
+/// Backends besides the one in use, and why they are not.
+const OTHERS: [(&str, &str); 2] =
+    [("fentry", "not part of this version"), ("kprobe", "not part of this version")];
+
+fn text(host: &Host, trial: &Trial) -> String {
+    let mut out = String::new();
+    let (_, missing) = held(host);
+    let btf = match &host.btf {
+        Ok(_) => "yes".to_string(),
+        Err(why) => format!("no ({why})"),
+    };
+    let _ = writeln!(
+        out,
+        "kernel {} {} · BTF {btf} · lockdown {} · {}{}",
+        host.kernel,
+        host.arch,
+        host.lockdown.as_deref().unwrap_or("unknown"),
+        if host.root { "root" } else { "not root" },
+        if missing.is_empty() {
+            String::new()
+        } else {
+            format!(", {} missing", missing.join(", "))
+        },
+    );
+    let tracefs = match &host.tracefs {
+        Ok(fs) => fs.by.clone(),
+        Err(why) => why.clone(),
+    };
+    let _ = writeln!(
+        out,
+        "tracefs {tracefs} · eBPF object {OBJECT_ORIGIN} {}",
+        &OBJECT_SHA256[..12.min(OBJECT_SHA256.len())]
+    );
+    match &trial.failure {
+        None => {
+            let _ =
+                writeln!(out, "tried just now: {} programs loaded and attached", trial.programs);
+        }
+        Some(failure) => {
+            let _ = writeln!(out, "tried just now: {failure}");
+        }
+    }
+    let _ = writeln!(out, "\n{} {} state", fit("measurement", 26), fit("by", 52));
+    for m in assess(host, Measures::ALL) {
+        let by = if m.by.is_empty() { "–" } else { &m.by };
+        let _ = writeln!(out, "{} {} {}", fit(m.title, 26), fit(by, 52), m.state.name());
+        if by.chars().count() > 52 {
+            let _ = writeln!(out, "{:26}   all of it: {by}", "");
+        }
+        if let Some(why) = &m.why {
+            let _ = writeln!(out, "{:26}   {why}", "");
+        }
+        if let Some(mend) = &m.mend {
+            let _ = writeln!(out, "{:26}   to mend it: {mend}", "");
+        }
+    }
+    let _ = writeln!(out, "{} {} missing", fit("copy-on-write", 26), fit("–", 52));
+    let _ = writeln!(out, "{:26}   not measured by this version", "");
+    for (name, why) in OTHERS {
+        let _ = writeln!(out, "{name} backend: {why}");
+    }
+    out
+}
+
+fn json(host: &Host, trial: &Trial) -> Value {
+    let (held, missing) = held(host);
+    let mut measurements: Vec<Value> = assess(host, Measures::ALL)
+        .into_iter()
+        .map(|m| {
+            json!({
+                "measurement": m.key,
+                "by": (!m.by.is_empty()).then_some(m.by),
+                "state": m.state.name(),
+                "why": m.why,
+                "mend": m.mend,
+            })
+        })
+        .collect();
+    measurements.push(json!({
+        "measurement": "cow",
+        "by": null,
+        "state": State::Missing.name(),
+        "why": "not measured by this version",
+        "mend": null,
+    }));
+    json!({
+        "type": "doctor",
+        "schema": SCHEMA,
+        "version": env!("CARGO_PKG_VERSION"),
+        "host": host.name,
+        "kernel": host.kernel,
+        "arch": host.arch,
+        "btf": host.btf.is_ok(),
+        "lockdown": host.lockdown,
+        "tracefs": host.tracefs.as_ref().map_or_else(Clone::clone, |fs| fs.by.clone()),
+        "root": host.root,
+        "capabilities": { "held": held, "missing": missing },
+        "backend": if trial.failure.is_none() { Some("tracepoint") } else { None },
+        "backends": {
+            "tracepoint": trial.failure.as_ref().map_or_else(|| "ok".to_string(), ToString::to_string),
+            "fentry": OTHERS[0].1,
+            "kprobe": OTHERS[1].1,
+        },
+        "programs": trial.programs,
+        "ebpf_object": { "sha256": OBJECT_SHA256, "origin": OBJECT_ORIGIN },
+        "measurements": measurements,
+    })
+}

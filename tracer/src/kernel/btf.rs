@@ -1,0 +1,385 @@
+//! Where the running kernel keeps its fields: a reader of its type information.
+//!
+//! The format is that of Documentation/bpf/btf.rst. Reading is total: whatever the bytes,
+//! the answer is a type, "not there", or an error, never a panic.
+
+use std::collections::HashMap;
+
+use forkscope_common::config::{MISSING, Offsets};
+
+const MAGIC: u16 = 0xeb9f;
+const KIND_ARRAY: u32 = 3;
+const KIND_STRUCT: u32 = 4;
+const KIND_UNION: u32 = 5;
+const KIND_ENUM: u32 = 6;
+const KIND_FWD: u32 = 7;
+const KIND_TYPEDEF: u32 = 8;
+const KIND_FUNC_PROTO: u32 = 13;
+const KIND_ENUM64: u32 = 19;
+/// A chain of typedefs and qualifiers longer than this is a loop.
+const DEEPEST: u32 = 32;
+
+/// The type information of one kernel.
+pub struct Btf {
+    types: Vec<u8>,
+    strings: Vec<u8>,
+    /// Where each type begins; type 0 is void.
+    starts: Vec<u32>,
+    /// Structs, unions, enums and typedefs by name; the first of a name counts.
+    names: HashMap<Vec<u8>, u32>,
+}
+
+/// The bytes are not type information.
+#[derive(Debug, PartialEq, Eq)]
+pub struct BadBtf(pub &'static str);
+
+#[derive(Clone, Copy)]
+struct Type {
+    name: u32,
+    kind: u32,
+    count: u32,
+    flag: bool,
+    /// Size, or the type referred to.
+    size_or_type: u32,
+    /// Where what follows the header begins.
+    rest: usize,
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(bytes.get(at..at.checked_add(4)?)?.try_into().ok()?))
+}
+
+impl Btf {
+    /// Reads the format of `/sys/kernel/btf/vmlinux`.
+    ///
+    /// # Errors
+    /// When the bytes are not that format.
+    pub fn parse(data: &[u8]) -> Result<Self, BadBtf> {
+        let short = BadBtf("too short");
+        let magic = data.get(..2).ok_or(short)?;
+        if magic != MAGIC.to_ne_bytes() {
+            return Err(BadBtf("no BTF magic"));
+        }
+        let field = |at| u32_at(data, at).ok_or(BadBtf("too short")).map(|v| v as usize);
+        let header = field(4)?;
+        let section = |offset: usize, length: usize| {
+            let start = header.checked_add(offset)?;
+            data.get(start..start.checked_add(length)?)
+        };
+        let types = section(field(8)?, field(12)?).ok_or(BadBtf("types beyond the end"))?.to_vec();
+        let strings =
+            section(field(16)?, field(20)?).ok_or(BadBtf("strings beyond the end"))?.to_vec();
+        let mut btf = Self { types, strings, starts: vec![0], names: HashMap::new() };
+        let mut at = 0;
+        while at < btf.types.len() {
+            let ty = btf.header_at(at).ok_or(BadBtf("a type is cut off"))?;
+            let id = btf.starts.len() as u32;
+            btf.starts.push(at as u32);
+            let n = ty.count as usize;
+            let rest = match ty.kind {
+                1 | 14 | 17 => 4, // INT, VAR, DECL_TAG
+                KIND_ARRAY => 12,
+                KIND_STRUCT | KIND_UNION | 15 | KIND_ENUM64 => 12 * n, // 15: DATASEC
+                KIND_ENUM | KIND_FUNC_PROTO => 8 * n,
+                2 | KIND_FWD..=12 | 16 | 18 => 0,
+                _ => return Err(BadBtf("a kind of type that this reader does not know")),
+            };
+            if matches!(ty.kind, KIND_STRUCT | KIND_UNION | KIND_ENUM | KIND_ENUM64 | KIND_TYPEDEF)
+                && let Some(name) = btf.string(ty.name)
+                && !name.is_empty()
+            {
+                let name = name.to_vec();
+                let aggregate = ty.kind != KIND_TYPEDEF;
+                // `struct pid` matters, a typedef of the same name does not.
+                if aggregate || !btf.names.contains_key(&name) {
+                    btf.names.entry(name).or_insert(id);
+                }
+            }
+            at = ty.rest + rest;
+        }
+        Ok(btf)
+    }
+
+    fn header_at(&self, at: usize) -> Option<Type> {
+        let info = u32_at(&self.types, at + 4)?;
+        Some(Type {
+            name: u32_at(&self.types, at)?,
+            kind: (info >> 24) & 0x1f,
+            count: info & 0xffff,
+            flag: info >> 31 != 0,
+            size_or_type: u32_at(&self.types, at + 8)?,
+            rest: at + 12,
+        })
+    }
+
+    fn get(&self, id: u32) -> Option<Type> {
+        if id == 0 {
+            return None;
+        }
+        self.header_at(*self.starts.get(id as usize)? as usize)
+    }
+
+    fn string(&self, offset: u32) -> Option<&[u8]> {
+        let tail = self.strings.get(offset as usize..)?;
+        Some(&tail[..tail.iter().position(|&b| b == 0)?])
+    }
+
+    /// Follows typedefs and qualifiers.
+    fn resolved(&self, mut id: u32) -> Option<(u32, Type)> {
+        for _ in 0..DEEPEST {
+            let ty = self.get(id)?;
+            match ty.kind {
+                8..=11 | 18 => id = ty.size_or_type,
+                _ => return Some((id, ty)),
+            }
+        }
+        None
+    }
+
+    fn named(&self, name: &str) -> Option<(u32, Type)> {
+        self.resolved(*self.names.get(name.as_bytes())?)
+    }
+
+    /// Finds a member in a struct, also inside anonymous ones: byte offset and type.
+    fn member(&self, ty: Type, name: &[u8], depth: u32) -> Option<(u32, u32)> {
+        if depth > DEEPEST || !matches!(ty.kind, KIND_STRUCT | KIND_UNION) {
+            return None;
+        }
+        for index in 0..ty.count as usize {
+            let at = ty.rest + index * 12;
+            let member_type = u32_at(&self.types, at + 4)?;
+            let mut bits = u32_at(&self.types, at + 8)?;
+            if ty.flag {
+                if bits >> 24 != 0 {
+                    continue; // a bitfield
+                }
+                bits &= 0xff_ffff;
+            }
+            let found = self.string(u32_at(&self.types, at)?)?;
+            if found == name {
+                return Some((bits / 8, member_type));
+            }
+            if found.is_empty()
+                && let Some((_, inner)) = self.resolved(member_type)
+                && let Some((offset, ty)) = self.member(inner, name, depth + 1)
+            {
+                return Some((bits / 8 + offset, ty));
+            }
+        }
+        None
+    }
+
+    /// Offset and type of `path` (`a.b`, each part with alternatives `x|y`) in struct `of`.
+    fn locate(&self, of: &str, path: &str) -> Option<(u32, u32)> {
+        let (mut id, mut ty) = self.named(of)?;
+        let mut offset = 0;
+        for part in path.split('.') {
+            let (at, member) =
+                part.split('|').find_map(|name| self.member(ty, name.as_bytes(), 0))?;
+            offset += at;
+            id = member;
+            if let Some((resolved, next)) = self.resolved(member) {
+                id = resolved;
+                ty = next;
+            }
+        }
+        Some((offset, id))
+    }
+
+    /// Byte offset of a member; the path as in [`Offsets::FIELDS`].
+    #[must_use]
+    pub fn offset(&self, of: &str, path: &str) -> Option<u32> {
+        self.locate(of, path).map(|(offset, _)| offset)
+    }
+
+    /// Whether a struct of this name exists.
+    #[must_use]
+    pub fn has_struct(&self, name: &str) -> bool {
+        self.named(name).is_some_and(|(_, ty)| ty.kind == KIND_STRUCT)
+    }
+
+    /// Whether a struct declares a member of this name, bitfields included.
+    #[must_use]
+    pub fn declares(&self, of: &str, name: &str) -> bool {
+        let Some((_, ty)) = self.named(of) else { return false };
+        ty.kind == KIND_STRUCT
+            && (0..ty.count as usize).any(|index| {
+                u32_at(&self.types, ty.rest + index * 12).and_then(|at| self.string(at))
+                    == Some(name.as_bytes())
+            })
+    }
+
+    /// Size of a struct in bytes.
+    #[must_use]
+    pub fn size_of(&self, name: &str) -> Option<u32> {
+        let (_, ty) = self.named(name)?;
+        matches!(ty.kind, KIND_STRUCT | KIND_UNION).then_some(ty.size_or_type)
+    }
+
+    /// Number of elements of an array member.
+    #[must_use]
+    pub fn array_len(&self, of: &str, path: &str) -> Option<u32> {
+        let (_, id) = self.locate(of, path)?;
+        let (_, ty) = self.resolved(id)?;
+        if ty.kind != KIND_ARRAY { None } else { u32_at(&self.types, ty.rest + 8) }
+    }
+
+    /// Whether a member is an array (as opposed to a struct).
+    #[must_use]
+    pub fn is_array(&self, of: &str, path: &str) -> bool {
+        self.array_len(of, path).is_some()
+    }
+
+    /// The value of an enumerator.
+    #[must_use]
+    pub fn enumerator(&self, of: &str, name: &str) -> Option<u32> {
+        let (_, ty) = self.named(of)?;
+        let width = match ty.kind {
+            KIND_ENUM => 8,
+            KIND_ENUM64 => 12,
+            _ => return None,
+        };
+        (0..ty.count as usize).find_map(|index| {
+            let at = ty.rest + index * width;
+            let found = self.string(u32_at(&self.types, at)?)?;
+            if found == name.as_bytes() { u32_at(&self.types, at + 4) } else { None }
+        })
+    }
+
+    /// How many arguments a BTF tracepoint hands over; `None` when there is no such one.
+    #[must_use]
+    pub fn tracepoint_args(&self, name: &str) -> Option<u32> {
+        let (_, pointer) = self.named(&format!("btf_trace_{name}"))?;
+        let (_, proto) = self.resolved(pointer.size_or_type)?;
+        // The first parameter is the registration's own data.
+        if proto.kind == KIND_FUNC_PROTO { proto.count.checked_sub(1) } else { None }
+    }
+
+    /// Every offset that the programs use, [`MISSING`] where this kernel has no such field.
+    #[must_use]
+    pub fn offsets(&self) -> Offsets {
+        let mut offsets = Offsets::NONE;
+        for (slot, (_, of, path)) in offsets.slots().zip(Offsets::FIELDS) {
+            *slot = self.offset(of, path).unwrap_or(MISSING);
+        }
+        offsets
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Builds type information by hand, so that the truth does not come from the reader.
+    #[derive(Default)]
+    struct Builder {
+        types: Vec<u8>,
+        strings: Vec<u8>,
+    }
+
+    impl Builder {
+        fn string(&mut self, s: &str) -> u32 {
+            if self.strings.is_empty() {
+                self.strings.push(0);
+            }
+            if s.is_empty() {
+                return 0;
+            }
+            let at = self.strings.len() as u32;
+            self.strings.extend(s.as_bytes());
+            self.strings.push(0);
+            at
+        }
+
+        fn put(&mut self, values: &[u32]) {
+            for value in values {
+                self.types.extend(value.to_ne_bytes());
+            }
+        }
+
+        fn aggregate(&mut self, kind: u32, name: &str, size: u32, members: &[(&str, u32, u32)]) {
+            let name = self.string(name);
+            self.put(&[name, kind << 24 | members.len() as u32, size]);
+            for (member, ty, bits) in members {
+                let member = self.string(member);
+                self.put(&[member, *ty, *bits]);
+            }
+        }
+
+        fn build(mut self) -> Vec<u8> {
+            self.string("");
+            let mut out = Vec::new();
+            out.extend(MAGIC.to_ne_bytes());
+            out.extend([1, 0]);
+            for value in
+                [24, 0, self.types.len() as u32, self.types.len() as u32, self.strings.len() as u32]
+            {
+                out.extend(value.to_ne_bytes());
+            }
+            out.extend(&self.types);
+            out.extend(&self.strings);
+            out
+        }
+    }
+
+    fn sample() -> Vec<u8> {
+        let mut b = Builder::default();
+        let int = b.string("int");
+        b.put(&[int, 1 << 24, 4, 32]); // 1: int
+        b.aggregate(KIND_STRUCT, "inner", 8, &[("x", 1, 0), ("y", 1, 32)]); // 2
+        b.put(&[0, 3 << 24, 0, 1, 1, 7]); // 3: int[7]
+        b.aggregate(KIND_UNION, "", 8, &[("deep", 1, 0), ("deeper", 2, 0)]); // 4
+        b.aggregate(KIND_STRUCT, "outer", 48, &[("a", 1, 0), ("", 4, 64), ("list", 3, 128)]); // 5
+        b.put(&[0, KIND_FUNC_PROTO << 24 | 3, 0, 0, 0, 0, 0, 0, 0]); // 6
+        b.put(&[0, 2 << 24, 6]); // 7: pointer to 6
+        let name = b.string("btf_trace_thing");
+        b.put(&[name, KIND_TYPEDEF << 24, 7]); // 8
+        b.build()
+    }
+
+    #[test]
+    fn members_are_found_by_path() {
+        let btf = Btf::parse(&sample()).unwrap();
+        for (path, expected) in [
+            ("a", Some(0)),
+            ("deep", Some(8)),
+            ("deeper.y", Some(12)),
+            ("nothing|deeper.x", Some(8)),
+            ("list", Some(16)),
+            ("nothing", None),
+            ("a.y", None),
+        ] {
+            assert_eq!(btf.offset("outer", path), expected, "{path}");
+        }
+        assert_eq!(btf.offset("nowhere", "a"), None);
+        assert_eq!(btf.array_len("outer", "list"), Some(7));
+        assert_eq!(btf.size_of("outer"), Some(48));
+        assert_eq!(btf.tracepoint_args("thing"), Some(2));
+        assert_eq!(btf.tracepoint_args("other"), None);
+    }
+
+    #[test]
+    fn no_cut_and_no_flipped_byte_makes_it_panic() {
+        let whole = sample();
+        let ask = |bytes: &[u8]| {
+            if let Ok(btf) = Btf::parse(bytes) {
+                btf.offsets();
+                for path in ["a", "deeper.y", "list"] {
+                    btf.array_len("outer", path);
+                }
+                btf.tracepoint_args("thing");
+                btf.enumerator("outer", "x");
+            }
+        };
+        for cut in 0..whole.len() {
+            ask(&whole[..cut]);
+        }
+        for at in 0..whole.len() {
+            for flip in [0x01, 0x80, 0xff] {
+                let mut bytes = whole.clone();
+                bytes[at] ^= flip;
+                ask(&bytes);
+            }
+        }
+    }
+}

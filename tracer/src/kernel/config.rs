@@ -1,0 +1,198 @@
+//! From facts and a plan to what the programs are told.
+
+use std::{
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+use forkscope_common::config::{
+    CgroupFilter, Config, MISSING, SUBSYS_V2, Syscalls, feature, filter,
+};
+
+use super::{
+    backend::sees_calls,
+    host::{Host, cgroup_mounts},
+};
+use crate::{
+    failure::{Failure, Why},
+    plan::Plan,
+};
+
+/// Reader wakeups: once this many bytes wait; below, the tick finds them.
+const WAKE_SHARE: u32 = 8;
+
+/// The last argument of `sched_process_exit` is `group_dead`.
+#[must_use]
+pub fn exit_says_group_dead(host: &Host) -> bool {
+    host.btf.as_ref().is_ok_and(|btf| btf.tracepoint_args("sched_process_exit") == Some(2))
+}
+
+/// From the bottom of a kernel stack to the saved registers, where no helper finds them
+/// (arch/x86/include/asm/processor.h, `task_pt_regs`).
+#[must_use]
+pub fn stack_to_regs(host: &Host) -> Option<u32> {
+    /// `THREAD_SIZE` of x86-64 without KASAN.
+    const STACK: u32 = 16384;
+    let btf = host.btf.as_ref().ok()?;
+    if host.arch != "x86_64" {
+        return None;
+    }
+    let padding = if btf.has_struct("fred_info") { 16 } else { 0 };
+    STACK.checked_sub(padding)?.checked_sub(btf.size_of("pt_regs")?)
+}
+
+fn syscalls(host: &Host) -> (Syscalls, Syscalls) {
+    #[cfg(target_arch = "x86_64")]
+    let (fork, vfork) = (libc::SYS_fork as u32, libc::SYS_vfork as u32);
+    #[cfg(not(target_arch = "x86_64"))]
+    let (fork, vfork) = (MISSING, MISSING);
+    let native = Syscalls {
+        fork,
+        vfork,
+        clone: libc::SYS_clone as u32,
+        clone3: libc::SYS_clone3 as u32,
+        execveat: libc::SYS_execveat as u32,
+    };
+    // arch/x86/entry/syscalls/syscall_32.tbl
+    let compat = Syscalls { fork: 2, vfork: 190, clone: 120, clone3: 435, execveat: 358 };
+    (native, if host.arch == "x86_64" { compat } else { Syscalls::NONE })
+}
+
+/// Everything the programs are told.
+///
+/// # Errors
+/// When a control group of the filters cannot be used.
+pub fn build(host: &Host, plan: &Plan, tracer_pid: u32) -> Result<Config, Failure> {
+    let btf = match &host.btf {
+        Ok(btf) => btf,
+        Err(why) => return Err(Failure::new(Why::Unsupported, why.clone())),
+    };
+    let mut config = Config::EMPTY;
+    config.offsets = btf.offsets();
+    (config.syscalls, config.compat_syscalls) = syscalls(host);
+    config.tracer_pid = tracer_pid;
+    config.max_argv = plan.max_argv;
+    config.wake_bytes = plan.ring_bytes / WAKE_SHARE;
+    config.page_size = host.page_size;
+    config.upid_size = btf.size_of("upid").unwrap_or(MISSING);
+    config.percpu_counter_size = btf.size_of("percpu_counter").unwrap_or(0);
+    let controller = |name: &str| btf.enumerator("cgroup_subsys_id", &format!("{name}_cgrp_id"));
+    let hierarchies = v1_hierarchies();
+    for (slot, (number, controllers)) in config
+        .hierarchies
+        .iter_mut()
+        .zip(hierarchies.iter().filter(|(_, names)| names.iter().any(|n| controller(n).is_some())))
+    {
+        slot.number = *number;
+        slot.subsys = controllers.iter().find_map(|name| controller(name)).unwrap_or(0);
+    }
+    config.stack_to_regs = stack_to_regs(host).unwrap_or(MISSING);
+    // `TS_COMPAT`, arch/x86/include/asm/thread_info.h.
+    config.compat_status = if host.arch == "x86_64" { 2 } else { 0 };
+    // `PF_IO_WORKER`, and `PF_USER_WORKER` where kernels have it: its bit meant something
+    // else before `kernel_clone_args` had a `user_worker`.
+    config.user_worker_flags = 0x10;
+    if btf.declares("kernel_clone_args", "user_worker") {
+        config.user_worker_flags |= 0x4000;
+    }
+    for (bit, on) in [
+        (feature::TYPED_POINTERS, host.helpers.contains("get_current_task_btf")),
+        (feature::TASK_PT_REGS, host.helpers.contains("task_pt_regs")),
+        (feature::RSS_PERCPU, btf.is_array("mm_struct", "rss_stat")),
+        (feature::LATENCY, plan.measures.latency && sees_calls(host)),
+        (feature::EXIT_GROUP_DEAD, exit_says_group_dead(host)),
+        (feature::SPAWN, plan.measures.spawn),
+        (feature::EXEC, plan.measures.exec),
+        (feature::EXIT, plan.measures.exit),
+        (feature::CGROUP_POINTERS, btf.offset("cgroup", "ancestors").is_some()),
+    ] {
+        if on {
+            config.features |= bit;
+        }
+    }
+    let filters = &plan.filters;
+    for (bit, on) in [
+        (filter::PID, !filters.pids.is_empty()),
+        (filter::COMM, !filters.comms.is_empty()),
+        (filter::UID, !filters.uids.is_empty()),
+        (filter::CGROUP, !filters.cgroups.is_empty()),
+        (filter::MECHANISM, !filters.mechanisms.is_empty()),
+        (filter::NO_THREADS, filters.no_threads),
+        (filter::FOLLOW, filters.follow || plan.command_only),
+        (filter::FOLLOWED_ONLY, plan.command_only),
+    ] {
+        if on {
+            config.filters |= bit;
+        }
+    }
+    for mechanism in &filters.mechanisms {
+        config.mechanisms |= 1 << *mechanism as u32;
+    }
+    for (slot, path) in config.cgroups.iter_mut().zip(&filters.cgroups) {
+        *slot = cgroup_filter(path, &cgroup_mounts(), controller)?;
+    }
+    Ok(config)
+}
+
+/// Number and controllers of each v1 hierarchy, in the order of /proc/PID/cgroup.
+fn v1_hierarchies() -> Vec<(u32, Vec<String>)> {
+    let Ok(lines) = fs::read_to_string("/proc/self/cgroup") else { return Vec::new() };
+    lines
+        .lines()
+        .filter_map(|line| {
+            let mut parts = line.splitn(3, ':');
+            let number = parts.next()?.parse().ok().filter(|number| *number != 0)?;
+            Some((number, parts.next()?.split(',').map(str::to_string).collect()))
+        })
+        .collect()
+}
+
+/// Finds a control group: a path in a mounted hierarchy, or one below such a mount.
+fn cgroup_filter(
+    given: &Path,
+    mounts: &[(PathBuf, Option<String>)],
+    controller_index: impl Fn(&str) -> Option<u32>,
+) -> Result<CgroupFilter, Failure> {
+    let usage = |message: String| Failure::new(Why::Usage, message);
+    let shown = given.display();
+    let mut named_only = None;
+    for (mount, options) in mounts {
+        let full = if given.starts_with(mount) {
+            given.to_path_buf()
+        } else {
+            mount.join(given.strip_prefix("/").unwrap_or(given))
+        };
+        let Ok(metadata) = fs::metadata(&full) else { continue };
+        if !metadata.is_dir() {
+            continue;
+        }
+        let below = full.strip_prefix(mount).unwrap_or(Path::new(""));
+        let subsys = match options {
+            None => SUBSYS_V2,
+            Some(options) => match options.split(',').find_map(&controller_index) {
+                Some(index) => index,
+                None => {
+                    named_only = Some(mount.display().to_string());
+                    continue;
+                }
+            },
+        };
+        return Ok(CgroupFilter {
+            id_low: metadata.ino() as u32,
+            id_high: (metadata.ino() >> 32) as u32,
+            level: below.components().count() as u32,
+            subsys,
+        });
+    }
+    Err(usage(match named_only {
+        Some(mount) => format!(
+            "--cgroup {shown}: {mount} is a named hierarchy without a controller, which the \
+             kernel side cannot look up; name the group in another hierarchy"
+        ),
+        None => format!(
+            "--cgroup {shown}: no such control group; give a path as in /proc/PID/cgroup, or \
+             its folder below /sys/fs/cgroup"
+        ),
+    }))
+}

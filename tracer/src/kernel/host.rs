@@ -1,0 +1,322 @@
+//! Facts about this host, gathered once. Nothing is concluded from a version.
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    os::fd::{AsFd as _, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use super::{btf::Btf, sys};
+
+/// Where the kernel publishes its own type information.
+pub const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
+
+/// Capabilities that matter here, by number.
+pub const CAPABILITIES: [(u32, &str); 7] = [
+    (2, "CAP_DAC_READ_SEARCH"),
+    (12, "CAP_NET_ADMIN"),
+    (19, "CAP_SYS_PTRACE"),
+    (21, "CAP_SYS_ADMIN"),
+    (24, "CAP_SYS_RESOURCE"),
+    (38, "CAP_PERFMON"),
+    (39, "CAP_BPF"),
+];
+const SYS_ADMIN: u32 = 21;
+const PERFMON: u32 = 38;
+const BPF: u32 = 39;
+
+/// The tracing file system, wherever it is.
+pub struct Tracefs {
+    dir: OwnedFd,
+    /// How it was reached, for people.
+    pub by: String,
+}
+
+impl Tracefs {
+    /// Finds it mounted, or mounts it where nobody else sees it.
+    fn open() -> Result<Self, String> {
+        for mount in mounts("tracefs") {
+            if let Ok(dir) = sys::open_dir(&mount)
+                && sys::read_below(dir.as_fd(), "events/syscalls/sys_enter_execve/id").is_ok()
+            {
+                return Ok(Self { dir, by: format!("mounted at {}", mount.display()) });
+            }
+        }
+        match sys::detached_mount(c"tracefs") {
+            Ok(dir) => Ok(Self { dir, by: "mounted for this process alone".into() }),
+            Err(error) => Err(format!("it is not mounted, and mounting it failed: {error}")),
+        }
+    }
+
+    /// The number of a tracepoint; `None` when there is no such one.
+    #[must_use]
+    pub fn id(&self, category: &str, name: &str) -> Option<u64> {
+        sys::read_below(self.dir.as_fd(), &format!("events/{category}/{name}/id"))
+            .ok()?
+            .trim()
+            .parse()
+            .ok()
+    }
+
+    /// The offset of a field in a tracepoint's record.
+    #[must_use]
+    pub fn field_offset(&self, category: &str, name: &str, field: &str) -> Option<u32> {
+        let format =
+            sys::read_below(self.dir.as_fd(), &format!("events/{category}/{name}/format")).ok()?;
+        format_field_offset(&format, field)
+    }
+}
+
+/// Reads a field's offset out of a tracepoint's `format` file.
+#[must_use]
+pub fn format_field_offset(format: &str, field: &str) -> Option<u32> {
+    format.lines().find_map(|line| {
+        let mut parts = line.trim().split(';').map(str::trim);
+        let declared = parts.next()?.strip_prefix("field:")?.split(['[', ' ', '*']).rfind(|w| {
+            !w.is_empty() && !w.starts_with(|c: char| c.is_ascii_digit()) && *w != "]"
+        })?;
+        if declared != field {
+            return None;
+        }
+        parts.next()?.strip_prefix("offset:")?.parse().ok()
+    })
+}
+
+/// Mount points of a kind of file system, in this process's view.
+#[must_use]
+pub fn mounts(kind: &str) -> Vec<PathBuf> {
+    let Ok(table) = fs::read_to_string("/proc/self/mountinfo") else { return Vec::new() };
+    table.lines().filter_map(|line| mount_of(line, kind)).map(|(path, _)| path).collect()
+}
+
+/// Mount point and super-block options of a mountinfo line, if it is of this kind.
+fn mount_of(line: &str, kind: &str) -> Option<(PathBuf, String)> {
+    let (front, back) = line.split_once(" - ")?;
+    let mut back = back.split(' ');
+    if back.next()? != kind {
+        return None;
+    }
+    let options = back.nth(1).unwrap_or_default().to_string();
+    let path = front.split(' ').nth(4)?;
+    Some((PathBuf::from(unescape_octal(path)), options))
+}
+
+/// Mount point and controllers of every control group hierarchy.
+#[must_use]
+pub fn cgroup_mounts() -> Vec<(PathBuf, Option<String>)> {
+    let Ok(table) = fs::read_to_string("/proc/self/mountinfo") else { return Vec::new() };
+    table
+        .lines()
+        .filter_map(|line| {
+            mount_of(line, "cgroup2")
+                .map(|(path, _)| (path, None))
+                .or_else(|| mount_of(line, "cgroup").map(|(path, options)| (path, Some(options))))
+        })
+        .collect()
+}
+
+fn unescape_octal(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find('\\') {
+        out.push_str(&rest[..at]);
+        let digits = rest.get(at + 1..at + 4);
+        match digits.and_then(|d| u8::from_str_radix(d, 8).ok()) {
+            Some(byte) => {
+                out.push(byte as char);
+                rest = &rest[at + 4..];
+            }
+            None => {
+                out.push('\\');
+                rest = &rest[at + 1..];
+            }
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+/// The facts.
+pub struct Host {
+    /// `uname -r`
+    pub kernel: String,
+    /// `uname -n`
+    pub name: String,
+    /// `uname -m`
+    pub arch: String,
+    /// Differs at every boot.
+    pub boot_id: String,
+    /// Type information, or why there is none.
+    pub btf: Result<Btf, String>,
+    /// The tracing file system, or why there is none.
+    pub tracefs: Result<Tracefs, String>,
+    /// Effective capabilities.
+    pub capabilities: u64,
+    /// Whether the effective user is root.
+    pub root: bool,
+    /// What lockdown allows, when the kernel says.
+    pub lockdown: Option<String>,
+    /// One more than the highest CPU number that can come.
+    pub cpus: u32,
+    /// Highest pid plus one.
+    pub pid_max: u32,
+    /// Bytes in a page.
+    pub page_size: u32,
+    /// In the pid namespace that the kernel counts in.
+    pub initial_pid_namespace: bool,
+    /// Helpers that kernels differ in.
+    pub helpers: BTreeSet<&'static str>,
+}
+
+impl Host {
+    /// Looks around. What cannot be found out is in the result, as a reason.
+    #[must_use]
+    pub fn gather() -> Self {
+        let read = |path: &str| fs::read_to_string(path).map(|s| s.trim().to_string());
+        let btf = fs::read(BTF_PATH)
+            .map_err(|error| missing_btf(&error))
+            .and_then(|data| Btf::parse(&data).map_err(|bad| format!("{BTF_PATH}: {}", bad.0)));
+        let mut helpers = BTreeSet::new();
+        if let Ok(btf) = &btf {
+            for name in ["task_pt_regs", "get_current_task_btf"] {
+                if btf.enumerator("bpf_func_id", &format!("BPF_FUNC_{name}")).is_some() {
+                    helpers.insert(name);
+                }
+            }
+        }
+        Self {
+            kernel: read("/proc/sys/kernel/osrelease").unwrap_or_else(|_| "unknown".into()),
+            name: read("/proc/sys/kernel/hostname").unwrap_or_else(|_| "unknown".into()),
+            arch: std::env::consts::ARCH.into(),
+            boot_id: read("/proc/sys/kernel/random/boot_id").unwrap_or_else(|_| "unknown".into()),
+            btf,
+            tracefs: Tracefs::open(),
+            capabilities: effective_capabilities(),
+            // SAFETY: no arguments, cannot fail.
+            root: unsafe { libc::geteuid() } == 0,
+            lockdown: read("/sys/kernel/security/lockdown").ok().map(|line| chosen_word(&line)),
+            cpus: possible_cpus(),
+            pid_max: read("/proc/sys/kernel/pid_max")
+                .ok()
+                .and_then(|s| s.parse().ok())
+                .unwrap_or(4 << 20),
+            page_size: sys::sysconf(libc::_SC_PAGESIZE) as u32,
+            initial_pid_namespace: initial_pid_namespace(),
+            helpers,
+        }
+    }
+
+    /// Whether a capability is effective.
+    #[must_use]
+    pub fn capable(&self, number: u32) -> bool {
+        self.capabilities >> number & 1 != 0
+    }
+
+    /// The capabilities that loading takes and that are missing.
+    #[must_use]
+    pub fn missing_to_load(&self) -> Vec<&'static str> {
+        let missing = |number| !self.capable(number) && !self.capable(SYS_ADMIN);
+        CAPABILITIES
+            .iter()
+            .filter(|(number, _)| matches!(*number, BPF | PERFMON) && missing(*number))
+            .map(|(_, name)| *name)
+            .collect()
+    }
+
+    /// Whether this kernel has a BTF tracepoint.
+    #[must_use]
+    pub fn has_tracepoint(&self, name: &str) -> bool {
+        self.btf.as_ref().is_ok_and(|btf| btf.tracepoint_args(name).is_some())
+    }
+}
+
+fn missing_btf(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => {
+            format!("{BTF_PATH} is not there: the kernel was built without CONFIG_DEBUG_INFO_BTF")
+        }
+        _ => format!("{BTF_PATH}: {error}"),
+    }
+}
+
+fn effective_capabilities() -> u64 {
+    fs::read_to_string("/proc/self/status")
+        .ok()
+        .and_then(|status| {
+            let hex = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?.trim();
+            u64::from_str_radix(hex, 16).ok()
+        })
+        .unwrap_or(0)
+}
+
+/// The word in brackets of `none [integrity] confidentiality`.
+fn chosen_word(line: &str) -> String {
+    line.split_once('[')
+        .and_then(|(_, rest)| rest.split_once(']'))
+        .map_or_else(|| line.to_string(), |(word, _)| word.to_string())
+}
+
+fn possible_cpus() -> u32 {
+    fs::read_to_string("/sys/devices/system/cpu/possible")
+        .ok()
+        .and_then(|list| highest_cpu(list.trim()))
+        .map_or_else(|| sys::sysconf(libc::_SC_NPROCESSORS_CONF) as u32, |highest| highest + 1)
+}
+
+/// The highest number in `0-3,8-11`.
+fn highest_cpu(list: &str) -> Option<u32> {
+    list.rsplit([',', '-']).next()?.parse().ok()
+}
+
+fn initial_pid_namespace() -> bool {
+    /// `PROC_PID_INIT_INO`, include/linux/proc_ns.h (an ABI since 6.18, a fact before).
+    const INITIAL: &str = "pid:[4026531836]";
+    fs::read_link("/proc/self/ns/pid").is_ok_and(|link| link == Path::new(INITIAL))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_is_found_in_a_format_file() {
+        let format = "name: sys_exit_fork\nID: 42\nformat:\n\
+            \tfield:unsigned short common_type;\toffset:0;\tsize:2;\tsigned:0;\n\
+            \tfield:int __syscall_nr;\toffset:8;\tsize:4;\tsigned:1;\n\
+            \tfield:char comm[16];\toffset:12;\tsize:16;\tsigned:0;\n\
+            \tfield:const char * name;\toffset:24;\tsize:8;\tsigned:0;\n\
+            \tfield:long ret;\toffset:16;\tsize:8;\tsigned:1;\n\nprint fmt: \"0x%lx\", REC->ret\n";
+        for (field, expected) in [
+            ("ret", Some(16)),
+            ("__syscall_nr", Some(8)),
+            ("comm", Some(12)),
+            ("name", Some(24)),
+            ("long", None),
+            ("nothing", None),
+        ] {
+            assert_eq!(format_field_offset(format, field), expected, "{field}");
+        }
+    }
+
+    #[test]
+    fn mount_tables_are_read() {
+        let line = "36 35 0:31 / /sys/kernel/tra\\040cing rw,nosuid - tracefs none rw,seclabel";
+        assert_eq!(
+            mount_of(line, "tracefs"),
+            Some((PathBuf::from("/sys/kernel/tra cing"), "rw,seclabel".into()))
+        );
+        assert_eq!(mount_of(line, "debugfs"), None);
+        assert_eq!(mount_of("garbage", "tracefs"), None);
+    }
+
+    #[test]
+    fn lists_of_cpus_are_read() {
+        for (list, expected) in
+            [("0", Some(0)), ("0-1", Some(1)), ("0-3,8-11", Some(11)), ("", None)]
+        {
+            assert_eq!(highest_cpu(list), expected);
+        }
+        assert_eq!(chosen_word("none [integrity] confidentiality"), "integrity");
+    }
+}

@@ -1,0 +1,460 @@
+//! The only code that loads and attaches.
+
+use std::{
+    collections::BTreeMap,
+    os::fd::{AsFd as _, OwnedFd},
+};
+
+use aya::{
+    Btf, Ebpf, EbpfLoader, VerifierLogLevel,
+    maps::{HashMap, Map, MapData, RingBuf},
+    programs::{BtfTracePoint, Program, TracePoint, tp_btf::BtfTracePointLinkId},
+};
+use forkscope_common::{
+    Plain as _,
+    config::{TaskState, feature, slot, task},
+    event::{COMM_LEN, Counters, NO_MECHANISM},
+    hist::{BUCKETS, Hist},
+};
+
+use super::{
+    backend::{CREATING, EXECS},
+    config,
+    host::Host,
+    sys::{self, Mapped},
+};
+use crate::{
+    failure::{Failure, Why},
+    plan::Plan,
+};
+
+/// The kernel side, as build.rs chose it.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/forkscope.bpf.o"));
+/// Its digest.
+pub const OBJECT_SHA256: &str = env!("FORKSCOPE_EBPF_SHA256");
+/// Where it came from: `prebuilt`, `source` or `override`.
+pub const OBJECT_ORIGIN: &str = env!("FORKSCOPE_EBPF_ORIGIN");
+
+/// Tasks that can be remembered at once where `pid_max` allows more.
+const MOST_TASKS: u32 = 1 << 18;
+
+/// The programs, loaded; they see nothing before [`Live::attach`].
+pub struct Live {
+    ebpf: Ebpf,
+    features: u32,
+    links: Vec<(&'static str, BtfTracePointLinkId)>,
+    events: Vec<OwnedFd>,
+    attached: Vec<&'static str>,
+    counters: Mapped,
+    histograms: Mapped,
+    cpus: u32,
+    ring: Option<RingBuf<MapData>>,
+    /// What each CPU's histograms held when last read, to add up what has come since.
+    last: Vec<Vec<u32>>,
+    totals: Vec<Totals>,
+}
+
+/// One histogram, added up over the CPUs.
+#[derive(Clone)]
+pub struct Totals {
+    /// Sum of the values.
+    pub sum: u64,
+    /// Count per bucket.
+    pub buckets: Vec<u64>,
+}
+
+/// A program of a BTF tracepoint, and when it is needed.
+struct Hook {
+    name: &'static str,
+    tracepoint: &'static str,
+    /// Only where the tracepoint has this many arguments.
+    args: Option<u32>,
+    /// Features that must all be on.
+    features: u32,
+}
+
+const fn hook(name: &'static str, features: u32) -> Hook {
+    Hook { name, tracepoint: name, args: None, features }
+}
+
+const COPY: u32 = feature::LATENCY | feature::SPAWN;
+
+const fn locking(name: &'static str, tracepoint: &'static str, args: u32) -> Hook {
+    Hook { name, tracepoint, args: Some(args), features: COPY }
+}
+
+const BTF_PROGRAMS: [Hook; 9] = [
+    hook("cgroup_mkdir", 0),
+    hook("sched_process_exit", 0),
+    locking("mmap_lock_released", "mmap_lock_released", 2),
+    locking("mmap_lock_released_path", "mmap_lock_released", 3),
+    locking("mmap_lock_acquire_returned", "mmap_lock_acquire_returned", 3),
+    locking("mmap_lock_acquire_returned_path", "mmap_lock_acquire_returned", 4),
+    hook("sched_prepare_exec", feature::LATENCY | feature::EXEC),
+    hook("sched_process_exec", feature::EXEC),
+    hook("task_newtask", feature::SPAWN),
+];
+
+fn loading(host: &Host, what: &str, error: &(dyn std::error::Error + 'static)) -> Failure {
+    let mut reason = error.to_string();
+    let mut denied = false;
+    let mut at: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(cause) = at {
+        if let Some(io) = cause.downcast_ref::<std::io::Error>() {
+            denied |= io.kind() == std::io::ErrorKind::PermissionDenied;
+            reason = io.to_string();
+        }
+        at = cause.source();
+    }
+    if let aya::programs::ProgramError::LoadError { verifier_log, .. } =
+        error.downcast_ref().unwrap_or(&aya::programs::ProgramError::NotLoaded)
+        && std::env::var_os("FORKSCOPE_VERIFIER_LOG").is_some()
+    {
+        eprintln!("{verifier_log}");
+    }
+    let missing = host.missing_to_load();
+    if denied && !missing.is_empty() {
+        return not_permitted(&missing);
+    }
+    let do_this = if denied {
+        "a security policy of this kernel forbids it; see `forkscope doctor`"
+    } else {
+        "set FORKSCOPE_VERIFIER_LOG=1 and report what it prints"
+    };
+    let why = if denied { Why::Unsupported } else { Why::Failed };
+    Failure::new(why, format!("{what}: {reason}; {do_this}"))
+}
+
+/// The line for somebody without privileges.
+#[must_use]
+pub fn not_permitted(missing: &[&str]) -> Failure {
+    let command: Vec<String> = std::env::args().collect();
+    Failure::new(
+        Why::NotPermitted,
+        format!(
+            "not permitted to trace: {} missing; run it as root: sudo {}",
+            missing.join(" and "),
+            command.join(" ")
+        ),
+    )
+}
+
+impl Live {
+    /// Makes the maps and loads the programs that the plan needs.
+    ///
+    /// # Errors
+    /// When privileges are missing, or the kernel refuses a map or a program.
+    pub fn load(host: &Host, plan: &Plan, tracer_pid: u32) -> Result<Self, Failure> {
+        let missing = host.missing_to_load();
+        if !missing.is_empty() {
+            return Err(not_permitted(&missing));
+        }
+        let config = config::build(host, plan, tracer_pid)?;
+        let btf = Btf::from_sys_fs().map_err(|e| loading(host, "reading the kernel's BTF", &e))?;
+        let tasks = host.pid_max.clamp(1024, MOST_TASKS);
+        let bytes: &[u8] = config.as_bytes();
+        let mut ebpf = EbpfLoader::new()
+            .btf(Some(&btf))
+            .verifier_log_level(if std::env::var_os("FORKSCOPE_VERIFIER_LOG").is_some() {
+                VerifierLogLevel::VERBOSE | VerifierLogLevel::STATS
+            } else {
+                VerifierLogLevel::DISABLE
+            })
+            .override_global("CONFIG", bytes, true)
+            .map_max_entries("EVENTS", plan.ring_bytes)
+            .map_max_entries("HISTS", slot::COUNT * host.cpus)
+            .map_max_entries("COUNTERS", host.cpus)
+            .map_max_entries("TASKS", tasks)
+            .map_max_entries("EXEC_SCRATCH", 2 * host.cpus)
+            .map_max_entries("CGROUP_SCRATCH", host.cpus)
+            .load(OBJECT)
+            .map_err(|e| loading(host, "making the eBPF maps", &e))?;
+        let mapped = |name: &str, size: usize| {
+            let map = ebpf.map(name).and_then(|map| match map {
+                Map::Array(data) => Some(data),
+                _ => None,
+            });
+            let map = map.ok_or_else(|| Failure::new(Why::Failed, format!("no map {name}")))?;
+            Mapped::new(map.fd().as_fd(), size).map_err(|e| {
+                Failure::new(Why::Failed, format!("mapping {name} failed: {e}; report it"))
+            })
+        };
+        let slots = (slot::COUNT * host.cpus) as usize;
+        let counters = mapped("COUNTERS", size_of::<Counters>() * host.cpus as usize)?;
+        let histograms = mapped("HISTS", size_of::<Hist>() * slots)?;
+        let ring = ebpf
+            .take_map("EVENTS")
+            .ok_or_else(|| Failure::new(Why::Failed, "no map EVENTS"))
+            .and_then(|map| {
+                RingBuf::try_from(map).map_err(|e| loading(host, "mapping the ring", &e))
+            })?;
+        let mut live = Self {
+            ebpf,
+            features: config.features,
+            links: Vec::new(),
+            events: Vec::new(),
+            attached: Vec::new(),
+            counters,
+            histograms,
+            cpus: host.cpus,
+            ring: Some(ring),
+            last: vec![vec![0; BUCKETS]; slots],
+            totals: vec![Totals { sum: 0, buckets: vec![0; BUCKETS] }; slot::COUNT as usize],
+        };
+        live.fill_filters(host, plan)?;
+        live.load_programs(host, &btf)?;
+        Ok(live)
+    }
+
+    fn fill_filters(&mut self, host: &Host, plan: &Plan) -> Result<(), Failure> {
+        let filters = &plan.filters;
+        let failed = |e: aya::maps::MapError| loading(host, "writing the filters", &e);
+        if let Some(pids) = self.ebpf.map_mut("PIDS") {
+            let mut pids = HashMap::<_, u32, u8>::try_from(pids).map_err(failed)?;
+            for pid in &filters.pids {
+                pids.insert(pid, 1, 0).map_err(failed)?;
+            }
+        }
+        if let Some(uids) = self.ebpf.map_mut("UIDS") {
+            let mut uids = HashMap::<_, u32, u8>::try_from(uids).map_err(failed)?;
+            for uid in &filters.uids {
+                uids.insert(uid, 1, 0).map_err(failed)?;
+            }
+        }
+        if let Some(comms) = self.ebpf.map_mut("COMMS") {
+            let mut comms = HashMap::<_, [u8; COMM_LEN], u8>::try_from(comms).map_err(failed)?;
+            for comm in &filters.comms {
+                let mut key = [0; COMM_LEN];
+                let n = comm.len().min(COMM_LEN - 1);
+                key[..n].copy_from_slice(&comm.as_bytes()[..n]);
+                comms.insert(key, 1, 0).map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn load_programs(&mut self, host: &Host, btf: &Btf) -> Result<(), Failure> {
+        for Hook { name, tracepoint, args, features } in BTF_PROGRAMS {
+            let found = host.btf.as_ref().ok().and_then(|btf| btf.tracepoint_args(tracepoint));
+            let fits = found.is_some() && (args.is_none() || args == found);
+            if !fits || self.features & features != features {
+                continue;
+            }
+            let program: &mut BtfTracePoint = self.program(name)?;
+            program
+                .load(tracepoint, btf)
+                .map_err(|e| loading(host, &format!("loading {name}"), &e))?;
+            self.attached.push(name);
+        }
+        for (name, _) in self.syscall_programs() {
+            let program: &mut TracePoint = self.program(name)?;
+            program.load().map_err(|e| loading(host, &format!("loading {name}"), &e))?;
+            self.attached.push(name);
+        }
+        Ok(())
+    }
+
+    fn program<'a, P>(&'a mut self, name: &str) -> Result<&'a mut P, Failure>
+    where
+        &'a mut P: TryFrom<&'a mut Program>,
+    {
+        self.ebpf.program_mut(name).and_then(|program| program.try_into().ok()).ok_or_else(|| {
+            Failure::new(
+                Why::Failed,
+                format!("the eBPF object has no program {name}; rebuild it: cargo xtask ebpf"),
+            )
+        })
+    }
+
+    /// Programs of syscall tracepoints, each with the tracepoints it serves; returns come
+    /// first, so that no entry is seen whose return is not.
+    fn syscall_programs(&self) -> Vec<(&'static str, Vec<String>)> {
+        if self.features & feature::LATENCY == 0 {
+            return Vec::new();
+        }
+        let points = |prefix: &str, calls: &[&str]| {
+            calls.iter().map(|call| format!("{prefix}_{call}")).collect::<Vec<_>>()
+        };
+        let mut programs = Vec::new();
+        if self.features & feature::SPAWN != 0 {
+            programs.push(("call_exit", points("sys_exit", &CREATING)));
+            programs.push(("call_enter", points("sys_enter", &CREATING)));
+        }
+        if self.features & feature::EXEC != 0 {
+            programs.push(("exec_exit", points("sys_exit", &EXECS)));
+            programs.push(("exec_enter", points("sys_enter", &EXECS)));
+        }
+        programs
+    }
+
+    /// Marks a task as followed, before or while tracing.
+    ///
+    /// # Errors
+    /// When the map is full.
+    pub fn follow(&mut self, tid: u32, start: u64) -> Result<(), Failure> {
+        let failed = |e: aya::maps::MapError| {
+            Failure::new(Why::Failed, format!("cannot follow task {tid}: {e}; trace fewer"))
+        };
+        let Some(map) = self.ebpf.map_mut("TASKS") else { return Ok(()) };
+        let mut tasks = HashMap::<_, u32, Remembered>::try_from(map).map_err(failed)?;
+        let state = TaskState {
+            start,
+            mechanism: NO_MECHANISM,
+            flags: task::FOLLOWED,
+            ..TaskState::default()
+        };
+        // BPF_NOEXIST: what the programs have noted meanwhile is better.
+        match tasks.insert(tid, Remembered(state), 1) {
+            Err(aya::maps::MapError::SyscallError(e))
+                if e.io_error.kind() == std::io::ErrorKind::AlreadyExists =>
+            {
+                Ok(())
+            }
+            other => other.map_err(failed),
+        }
+    }
+
+    /// Switches the programs on.
+    ///
+    /// # Errors
+    /// When the kernel refuses one.
+    pub fn attach(&mut self, host: &Host) -> Result<(), Failure> {
+        let programs = self.syscall_programs();
+        for name in self.attached.clone() {
+            if programs.iter().any(|(syscall, _)| *syscall == name) {
+                continue;
+            }
+            let program: &mut BtfTracePoint = self.program(name)?;
+            let link =
+                program.attach().map_err(|e| loading(host, &format!("attaching {name}"), &e))?;
+            self.links.push((name, link));
+        }
+        let Ok(tracefs) = &host.tracefs else { return Ok(()) };
+        for (name, points) in programs {
+            for point in points {
+                // Some architectures lack some of the calls.
+                let Some(id) = tracefs.id("syscalls", &point) else { continue };
+                let program: &mut TracePoint = self.program(name)?;
+                let fd = program.fd().map_err(|e| loading(host, name, &e))?;
+                let event = sys::attach_tracepoint(id, fd.as_fd())
+                    .map_err(|e| loading(host, &format!("attaching to syscalls:{point}"), &e))?;
+                self.events.push(event);
+            }
+        }
+        Ok(())
+    }
+
+    /// The ring, once.
+    pub fn take_ring(&mut self) -> Option<RingBuf<MapData>> {
+        self.ring.take()
+    }
+
+    /// What was counted, added up over the CPUs.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        let mut sum = Counters::default();
+        for cpu in 0..self.cpus as usize {
+            add_counters(&mut sum, &self.counters.read(cpu * size_of::<Counters>()));
+        }
+        sum
+    }
+
+    /// The histograms so far, by slot. Called at least as often as a bucket can wrap:
+    /// every few minutes.
+    pub fn histograms(&mut self) -> &[Totals] {
+        for total in &mut self.totals {
+            total.sum = 0;
+        }
+        for (index, last) in self.last.iter_mut().enumerate() {
+            let base = index * size_of::<Hist>();
+            let total = &mut self.totals[index % slot::COUNT as usize];
+            total.sum = total.sum.wrapping_add(self.histograms.read(base));
+            for bucket in 0..BUCKETS {
+                let now: u32 = self.histograms.read(base + 8 + 4 * bucket);
+                total.buckets[bucket] += u64::from(now.wrapping_sub(last[bucket]));
+                last[bucket] = now;
+            }
+        }
+        &self.totals
+    }
+
+    /// Runs that the kernel skipped because a program was already running on the CPU, by program.
+    #[must_use]
+    pub fn missed(&self) -> BTreeMap<String, u64> {
+        let mut missed = BTreeMap::new();
+        for name in &self.attached {
+            let info = self
+                .ebpf
+                .program(name)
+                .and_then(|program| program.fd().ok())
+                .and_then(|fd| sys::program_info(fd.as_fd()).ok());
+            if let Some(info) = info
+                && info.recursion_misses > 0
+            {
+                missed.insert((*name).to_string(), info.recursion_misses);
+            }
+        }
+        missed
+    }
+
+    /// Names of the programs in use.
+    #[must_use]
+    pub fn programs(&self) -> &[&'static str] {
+        &self.attached
+    }
+
+    /// Switches the programs off; what they have put into the ring stays there.
+    pub fn detach(&mut self) {
+        // Closing one waits until no CPU can be in it any more; all wait at the same time.
+        std::thread::scope(|scope| {
+            for event in self.events.drain(..) {
+                scope.spawn(move || drop(event));
+            }
+        });
+        for (name, link) in std::mem::take(&mut self.links) {
+            if let Ok(program) = self.program::<BtfTracePoint>(name) {
+                // It can only fail for a link that is gone, which is what is wanted.
+                let _ = program.detach(link);
+            }
+        }
+    }
+}
+
+/// For aya, a value of the map `TASKS`.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Remembered(TaskState);
+// SAFETY: `TaskState` is `Plain`: integers without padding.
+unsafe impl aya::Pod for Remembered {}
+
+/// Adds field by field; a new field breaks the build here.
+fn add_counters(sum: &mut Counters, one: &Counters) {
+    let Counters {
+        stages,
+        spawns,
+        spawn_failures,
+        execs,
+        exec_failures,
+        exits,
+        forgotten,
+        followed_made,
+        followed_ended,
+        reserved: _,
+    } = one;
+    for (sum, one) in sum.stages.iter_mut().zip(stages) {
+        sum.seen += one.seen;
+        sum.filtered += one.filtered;
+        sum.submitted += one.submitted;
+        sum.dropped += one.dropped;
+    }
+    for (sum, one) in sum.spawns.iter_mut().zip(spawns) {
+        *sum += one;
+    }
+    sum.spawn_failures += spawn_failures;
+    sum.execs += execs;
+    sum.exec_failures += exec_failures;
+    sum.exits += exits;
+    sum.forgotten += forgotten;
+    sum.followed_made += followed_made;
+    sum.followed_ended += followed_ended;
+}

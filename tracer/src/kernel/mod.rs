@@ -1,0 +1,11 @@
+//! The running kernel: what it offers, what is chosen, and the only code that loads.
+
+pub mod backend;
+pub mod btf;
+pub mod cgroups;
+pub mod config;
+pub mod host;
+pub mod load;
+mod sys;
+
+pub use sys::clock_ns;

@@ -1,0 +1,211 @@
+//! The few syscalls that no library here wraps.
+
+use std::{
+    ffi::CStr,
+    io,
+    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
+    path::Path,
+};
+
+fn checked(result: libc::c_long) -> io::Result<RawFd> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as RawFd) }
+}
+
+fn owned(result: libc::c_long) -> io::Result<OwnedFd> {
+    // SAFETY: the syscall succeeded and gave this process a new descriptor.
+    checked(result).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A mount of `kind` that is attached nowhere: visible through the descriptor alone.
+///
+/// # Errors
+/// Those of fsopen(2), fsconfig(2) and fsmount(2): EPERM without `CAP_SYS_ADMIN`.
+pub fn detached_mount(kind: &CStr) -> io::Result<OwnedFd> {
+    const FSOPEN_CLOEXEC: u32 = 1;
+    const FSCONFIG_CMD_CREATE: u32 = 6;
+    const FSMOUNT_CLOEXEC: u32 = 1;
+    // SAFETY: a valid string; the kernel checks the rest.
+    let context = owned(unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), FSOPEN_CLOEXEC) })?;
+    let null = std::ptr::null::<libc::c_void>();
+    // SAFETY: no pointer is passed but null.
+    checked(unsafe {
+        libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), FSCONFIG_CMD_CREATE, null, null, 0)
+    })?;
+    // SAFETY: no pointer is passed.
+    owned(unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), FSMOUNT_CLOEXEC, 0) })
+}
+
+/// Opens a directory as a place to look things up in.
+///
+/// # Errors
+/// Those of open(2).
+pub fn open_dir(path: &Path) -> io::Result<OwnedFd> {
+    Ok(std::fs::File::open(path)?.into())
+}
+
+/// Reads a small file below a directory.
+///
+/// # Errors
+/// Those of openat(2) and read(2).
+pub fn read_below(dir: BorrowedFd<'_>, path: &str) -> io::Result<String> {
+    let path = std::ffi::CString::new(path)?;
+    // SAFETY: a valid descriptor and a valid string.
+    let fd =
+        unsafe { libc::openat(dir.as_raw_fd(), path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
+    let file = std::fs::File::from(owned(fd.into())?);
+    io::read_to_string(file)
+}
+
+/// A tracepoint on every CPU and task, with a program attached, switched on.
+///
+/// # Errors
+/// Those of perf_event_open(2): EACCES or EPERM without `CAP_PERFMON`.
+pub fn attach_tracepoint(id: u64, program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    const PERF_TYPE_TRACEPOINT: u32 = 2;
+    const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 8;
+    const PERF_EVENT_IOC_ENABLE: libc::c_ulong = 0x2400;
+    const PERF_EVENT_IOC_SET_BPF: libc::c_ulong = 0x4004_2408;
+    /// `struct perf_event_attr` up to `PERF_ATTR_SIZE_VER0`.
+    #[repr(C)]
+    struct Attr {
+        kind: u32,
+        size: u32,
+        config: u64,
+        sample_period: u64,
+        rest: [u64; 5],
+    }
+    let attr = Attr {
+        kind: PERF_TYPE_TRACEPOINT,
+        size: size_of::<Attr>() as u32,
+        config: id,
+        sample_period: 1,
+        rest: [0; 5],
+    };
+    // SAFETY: `attr` is as large as it says. A tracepoint's programs run on every CPU,
+    // whichever CPU the event is opened for.
+    let event = owned(unsafe {
+        libc::syscall(libc::SYS_perf_event_open, &raw const attr, -1, 0, -1, PERF_FLAG_FD_CLOEXEC)
+    })?;
+    // SAFETY: two valid descriptors.
+    checked(
+        unsafe { libc::ioctl(event.as_raw_fd(), PERF_EVENT_IOC_SET_BPF as _, program.as_raw_fd()) }
+            .into(),
+    )?;
+    // SAFETY: a valid descriptor.
+    checked(unsafe { libc::ioctl(event.as_raw_fd(), PERF_EVENT_IOC_ENABLE as _, 0) }.into())?;
+    Ok(event)
+}
+
+/// What the kernel tells of a loaded program.
+///
+/// # Errors
+/// Those of bpf(2), `BPF_OBJ_GET_INFO_BY_FD`.
+pub fn program_info(program: BorrowedFd<'_>) -> io::Result<aya_obj::generated::bpf_prog_info> {
+    use aya_obj::generated::{bpf_attr, bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, bpf_prog_info};
+    // SAFETY: both are plain C data, for which zero is valid.
+    let (mut info, mut attr): (bpf_prog_info, bpf_attr) = unsafe { std::mem::zeroed() };
+    attr.info.bpf_fd = program.as_raw_fd() as u32;
+    attr.info.info = &raw mut info as u64;
+    attr.info.info_len = size_of::<bpf_prog_info>() as u32;
+    // SAFETY: `attr` points to `info`, which is as large as it says, and both live on.
+    checked(unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_OBJ_GET_INFO_BY_FD as libc::c_int,
+            &raw mut attr,
+            size_of::<bpf_attr>(),
+        )
+    })?;
+    Ok(info)
+}
+
+/// Nanoseconds of a clock.
+#[must_use]
+pub fn clock_ns(clock: libc::clockid_t) -> i64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is writable; the clocks in use exist on every Linux.
+    unsafe { libc::clock_gettime(clock, &raw mut time) };
+    time.tv_sec as i64 * 1_000_000_000 + time.tv_nsec as i64
+}
+
+/// `sysconf(3)`, at least 1.
+#[must_use]
+pub fn sysconf(name: libc::c_int) -> u64 {
+    // SAFETY: no pointers.
+    unsafe { libc::sysconf(name) }.max(1) as u64
+}
+
+/// A map of the array kind, mapped for reading while the programs write to it.
+pub struct Mapped {
+    at: *const u8,
+    len: usize,
+}
+
+// SAFETY: the memory is shared with the kernel and only read, by volatile loads.
+unsafe impl Send for Mapped {}
+
+impl Mapped {
+    /// Maps `len` bytes of a map made with `BPF_F_MMAPABLE`.
+    ///
+    /// # Errors
+    /// Those of mmap(2).
+    pub fn new(map: BorrowedFd<'_>, len: usize) -> io::Result<Self> {
+        let page = sysconf(libc::_SC_PAGESIZE) as usize;
+        let len = len.next_multiple_of(page);
+        // SAFETY: a new mapping, at an address that the kernel chooses.
+        let at = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                len,
+                libc::PROT_READ,
+                libc::MAP_SHARED,
+                map.as_raw_fd(),
+                0,
+            )
+        };
+        if at == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Self { at: at.cast(), len })
+    }
+
+    /// The value at a byte offset; it must lie inside and be aligned.
+    #[must_use]
+    pub fn read<T: Copy>(&self, offset: usize) -> T {
+        assert!(offset + size_of::<T>() <= self.len && offset.is_multiple_of(align_of::<T>()));
+        // SAFETY: inside the mapping and aligned, just checked; volatile, as the kernel writes it.
+        unsafe { self.at.add(offset).cast::<T>().read_volatile() }
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `new` with this length, and no reference into it is handed out.
+        unsafe { libc::munmap(self.at.cast_mut().cast(), self.len) };
+    }
+}
+
+/// The path of a control group's directory by the number of its node
+/// (`FILEID_KERNFS` of include/linux/exportfs.h).
+///
+/// # Errors
+/// Those of open_by_handle_at(2): EPERM without `CAP_DAC_READ_SEARCH`, ESTALE when it is gone.
+pub fn path_by_handle(mount: BorrowedFd<'_>, node: u64) -> io::Result<std::path::PathBuf> {
+    #[repr(C)]
+    struct Handle {
+        bytes: u32,
+        kind: i32,
+        node: [u32; 2],
+    }
+    let handle = Handle { bytes: 8, kind: 0xfe, node: [node as u32, (node >> 32) as u32] };
+    // SAFETY: `handle` has the layout of struct file_handle and is as large as it says.
+    let dir = owned(unsafe {
+        libc::syscall(
+            libc::SYS_open_by_handle_at,
+            mount.as_raw_fd(),
+            &raw const handle,
+            libc::O_PATH | libc::O_CLOEXEC,
+        )
+    })?;
+    std::fs::read_link(format!("/proc/self/fd/{}", dir.as_raw_fd()))
+}

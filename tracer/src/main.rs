@@ -1,0 +1,44 @@
+//! The program: wiring only.
+
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use forkscope::{
+    cli::{self, Action},
+    demo, doctor,
+    failure::Failure,
+    trace, workload,
+};
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            let _ = writeln!(io::stderr(), "forkscope: {failure}");
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+fn run() -> Result<u8, Failure> {
+    let Some(cli) = cli::parse()? else { return Ok(0) };
+    match cli.action {
+        Action::Trace(flags) => return trace::run(&flags),
+        Action::Workload(flags) => {
+            let truth = workload::run(&flags.options())?;
+            let line = serde_json::to_string(&truth).map_err(anyhow::Error::from)?;
+            let _ = writeln!(io::stdout(), "{line}");
+        }
+        Action::Demo => return demo::run(),
+        Action::Doctor(flags) => return Ok(doctor::run(&flags)),
+        Action::Completions { shell } => {
+            clap_complete::generate(shell, &mut cli::definition(), "forkscope", &mut io::stdout());
+        }
+        Action::Man => {
+            let _ = clap_mangen::Man::new(cli::definition()).render(&mut io::stdout());
+        }
+    }
+    Ok(0)
+}

@@ -1,0 +1,533 @@
+//! The records that people and programs get: schema 1 of the JSON stream.
+
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
+
+use forkscope_common::{event::COMM_LEN, mechanism};
+use serde::{Serialize, Serializer};
+
+/// The version of everything in this file.
+pub const SCHEMA: u32 = 1;
+
+/// A moment: nanoseconds since 1970, UTC. Written as RFC 3339 with nine digits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Time(pub i64);
+
+impl Serialize for Time {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let moment = jiff::Timestamp::from_nanosecond(i128::from(self.0)).unwrap_or_default();
+        serializer.collect_str(&format_args!("{moment:.9}"))
+    }
+}
+
+/// A task's name as the kernel holds it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Comm(pub [u8; COMM_LEN]);
+
+impl Comm {
+    /// The bytes before the first NUL.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        let end = self.0.iter().position(|&b| b == 0).unwrap_or(COMM_LEN);
+        &self.0[..end]
+    }
+
+    /// As text, with U+FFFD for what is not UTF-8.
+    #[must_use]
+    pub fn text(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(self.bytes())
+    }
+
+    /// Whether text loses something.
+    #[must_use]
+    pub fn lossy(&self) -> bool {
+        std::str::from_utf8(self.bytes()).is_err()
+    }
+}
+
+impl Serialize for Comm {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.text())
+    }
+}
+
+/// Bytes that are meant as text, such as a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bytes(pub Arc<[u8]>);
+
+impl Bytes {
+    /// As text, with U+FFFD for what is not UTF-8.
+    #[must_use]
+    pub fn text(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(&self.0)
+    }
+}
+
+impl Serialize for Bytes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.text())
+    }
+}
+
+/// A command line as it lies in memory: each argument ended by NUL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Argv(pub Arc<[u8]>);
+
+impl Argv {
+    /// The arguments; the last may be cut.
+    pub fn iter(&self) -> impl Iterator<Item = Cow<'_, str>> {
+        let bytes = self.0.strip_suffix(b"\0").unwrap_or(&self.0);
+        let none = self.0.is_empty();
+        bytes.split(|&b| b == 0).filter(move |_| !none).map(String::from_utf8_lossy)
+    }
+
+    /// Whether text loses something.
+    #[must_use]
+    pub fn lossy(&self) -> bool {
+        std::str::from_utf8(&self.0).is_err()
+    }
+}
+
+impl Serialize for Argv {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.iter())
+    }
+}
+
+/// Flags of a creating call, written as a list of names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CloneFlags(pub u64);
+
+impl Serialize for CloneFlags {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let flags = self.0;
+        let known = mechanism::flag::NAMES.into_iter().chain([mechanism::flag::INTO_CGROUP]);
+        serializer.collect_seq(known.filter(|(bit, _)| flags & bit != 0).map(|(_, name)| name))
+    }
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+/// A process that makes another.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Parent {
+    /// Process.
+    pub pid: u32,
+    /// Task that called.
+    pub tid: u32,
+    /// Its name.
+    pub comm: Comm,
+    /// Start of the process, ns since boot.
+    pub start_time: u64,
+}
+
+/// What was made.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Child {
+    /// Process.
+    pub pid: u32,
+    /// Task.
+    pub tid: u32,
+    /// In its own pid namespace, when that number differs.
+    pub ns_pid: Option<u32>,
+    /// Start of the process, ns since boot.
+    pub start_time: u64,
+}
+
+/// `"type":"spawn"`
+#[derive(Clone, Debug, Serialize)]
+pub struct Spawn {
+    /// When.
+    pub time: Time,
+    /// The label.
+    pub mechanism: &'static str,
+    /// The door.
+    pub syscall: Option<&'static str>,
+    /// The evidence.
+    pub clone_flags: CloneFlags,
+    /// Who.
+    pub parent: Parent,
+    /// What.
+    pub child: Child,
+    /// Real user id.
+    pub uid: u32,
+    /// Path of the control group.
+    pub cgroup: Option<Arc<str>>,
+    /// Creating call, entry to return.
+    pub latency_ns: Option<u64>,
+    /// The part of it that the parent stood frozen.
+    pub blocked_ns: Option<u64>,
+    /// The part of it spent duplicating the address space.
+    pub copy_ns: Option<u64>,
+    /// Until the child first ran.
+    pub start_delay_ns: Option<u64>,
+    /// Size of the parent.
+    pub parent_rss_bytes: Option<u64>,
+    /// Its page tables.
+    pub parent_page_table_bytes: Option<u64>,
+    /// Some text was not UTF-8.
+    #[serde(skip_serializing_if = "is_false")]
+    pub lossy: bool,
+}
+
+/// Names a spawn that was written before it was complete.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct ChildRef {
+    /// Process.
+    pub pid: u32,
+    /// Task.
+    pub tid: u32,
+    /// Start of the process, ns since boot.
+    pub start_time: u64,
+}
+
+/// `"type":"spawn_update"`
+#[derive(Clone, Debug, Serialize)]
+pub struct SpawnUpdate {
+    /// When it became known.
+    pub time: Time,
+    /// Which spawn.
+    pub child: ChildRef,
+    /// As in [`Spawn`].
+    pub latency_ns: Option<u64>,
+    /// As in [`Spawn`].
+    pub blocked_ns: Option<u64>,
+    /// As in [`Spawn`].
+    pub start_delay_ns: Option<u64>,
+}
+
+/// `"type":"spawn_failure"`
+#[derive(Clone, Debug, Serialize)]
+pub struct SpawnFailure {
+    /// When.
+    pub time: Time,
+    /// Who.
+    pub parent: Parent,
+    /// The door.
+    pub syscall: Option<&'static str>,
+    /// What was asked for.
+    pub clone_flags: Option<CloneFlags>,
+    /// Why not.
+    pub errno: Cow<'static, str>,
+    /// Real user id.
+    pub uid: u32,
+    /// Path of the control group.
+    pub cgroup: Option<Arc<str>>,
+    /// Some text was not UTF-8.
+    #[serde(skip_serializing_if = "is_false")]
+    pub lossy: bool,
+}
+
+/// `"type":"exec"`
+#[derive(Clone, Debug, Serialize)]
+pub struct Exec {
+    /// When.
+    pub time: Time,
+    /// Process.
+    pub pid: u32,
+    /// Task, by now.
+    pub tid: u32,
+    /// The task that called, where that was another thread.
+    pub old_tid: Option<u32>,
+    /// Parent process.
+    pub ppid: u32,
+    /// Start of the process, ns since boot.
+    pub start_time: u64,
+    /// Name, by now.
+    pub comm: Comm,
+    /// What was to be run.
+    pub filename: Option<Bytes>,
+    /// How it was called.
+    pub argv: Option<Argv>,
+    /// There was more.
+    pub argv_truncated: bool,
+    /// Why it failed; `None` when it did not.
+    pub errno: Option<Cow<'static, str>>,
+    /// Entry of the call to the new program (failed: to its return).
+    pub latency_ns: Option<u64>,
+    /// The part of it before the old program was given up.
+    pub prepare_ns: Option<u64>,
+    /// Since the spawn.
+    pub since_spawn_ns: Option<u64>,
+    /// How the process was made.
+    pub mechanism: Option<&'static str>,
+    /// Real user id.
+    pub uid: u32,
+    /// Path of the control group.
+    pub cgroup: Option<Arc<str>>,
+    /// Some text was not UTF-8.
+    #[serde(skip_serializing_if = "is_false")]
+    pub lossy: bool,
+}
+
+/// `"type":"exit"`
+#[derive(Clone, Debug, Serialize)]
+pub struct Exit {
+    /// When.
+    pub time: Time,
+    /// Process.
+    pub pid: u32,
+    /// Task.
+    pub tid: u32,
+    /// Parent process.
+    pub ppid: u32,
+    /// Start of the process, ns since boot.
+    pub start_time: u64,
+    /// Name.
+    pub comm: Comm,
+    /// Command line of the process.
+    pub argv: Option<Argv>,
+    /// Real user id.
+    pub uid: u32,
+    /// Path of the control group.
+    pub cgroup: Option<Arc<str>>,
+    /// `None` when a signal ended it.
+    pub exit_code: Option<u8>,
+    /// The signal that ended it.
+    pub signal: Option<Cow<'static, str>>,
+    /// It left a core.
+    pub core_dumped: bool,
+    /// How long it lived.
+    pub lifetime_ns: Option<u64>,
+    /// The last task of its process.
+    pub group_dead: bool,
+    /// How the task was made.
+    pub mechanism: Option<&'static str>,
+    /// Some text was not UTF-8.
+    #[serde(skip_serializing_if = "is_false")]
+    pub lossy: bool,
+}
+
+/// `"type":"lost"`
+#[derive(Clone, Debug, Serialize)]
+pub struct Lost {
+    /// When it was noticed.
+    pub time: Time,
+    /// `kernel`, `decode` or `sink`.
+    pub stage: &'static str,
+    /// How many records.
+    pub count: u64,
+}
+
+/// How one thing is measured, in the header.
+#[derive(Clone, Debug, Serialize)]
+pub struct MeasureNote {
+    /// The hooks.
+    pub by: Option<String>,
+    /// `ok`, `degraded`, `missing`.
+    pub state: &'static str,
+    /// Why not better.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+/// `"type":"header"`
+#[derive(Clone, Debug, Serialize)]
+pub struct Header {
+    /// [`SCHEMA`]
+    pub schema: u32,
+    /// Of the program.
+    pub version: &'static str,
+    /// Name of the machine.
+    pub host: String,
+    /// `uname -r`
+    pub kernel: String,
+    /// `uname -m`
+    pub arch: String,
+    /// What measures.
+    pub backend: &'static str,
+    /// Differs at every boot.
+    pub boot_id: String,
+    /// When it began.
+    pub time: Time,
+    /// By measurement.
+    pub measures: BTreeMap<&'static str, MeasureNote>,
+}
+
+/// Percentiles of one histogram, nanoseconds, with the histogram itself.
+#[derive(Clone, Debug, Serialize)]
+pub struct Distribution {
+    /// How many values.
+    pub count: u64,
+    /// The smallest, as the histogram holds it.
+    pub min_ns: u64,
+    /// Exact.
+    pub mean_ns: u64,
+    /// Median.
+    pub p50_ns: u64,
+    /// 90th percentile.
+    pub p90_ns: u64,
+    /// 99th percentile.
+    pub p99_ns: u64,
+    /// 99.9th percentile.
+    pub p999_ns: u64,
+    /// The largest, as the histogram holds it.
+    pub max_ns: u64,
+    /// `HdrHistogram` V2, compressed, base64.
+    pub hdr: String,
+}
+
+/// Distributions by mechanism; those without values are left out.
+pub type ByMechanism = BTreeMap<&'static str, Distribution>;
+
+/// All distributions of a [`Summary`]; what was not measured is empty or null.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Histograms {
+    /// Creating calls.
+    pub spawn_latency: ByMechanism,
+    /// Frozen parents.
+    pub blocked: ByMechanism,
+    /// Until the child first ran.
+    pub start_delay: ByMechanism,
+    /// Address-space copies.
+    pub copy: Option<Distribution>,
+    /// Successful execs.
+    pub exec_latency: Option<Distribution>,
+    /// Spawn to exec.
+    pub since_spawn: Option<Distribution>,
+    /// Processes.
+    pub lifetime: Option<Distribution>,
+    /// By role; this version does not measure them.
+    pub cow_fault: ByMechanism,
+}
+
+/// Totals of a [`Summary`], from the kernel; what was not measured is null.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Counters {
+    /// By mechanism, all of them.
+    pub spawns: Option<BTreeMap<&'static str, u64>>,
+    /// Creating calls that failed.
+    pub spawn_failures: Option<u64>,
+    /// Execs that succeeded.
+    pub execs: Option<u64>,
+    /// Execs that failed.
+    pub exec_failures: Option<u64>,
+    /// Tasks that ended.
+    pub exits: Option<u64>,
+    /// This version does not measure them.
+    pub cow_faults: Option<u64>,
+    /// This version does not measure them.
+    pub cow_copied: Option<u64>,
+    /// This version does not measure them.
+    pub cow_reused: Option<u64>,
+}
+
+/// Records lost, by stage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct LostTotals {
+    /// The ring was full, or the kernel skipped a program.
+    pub kernel: u64,
+    /// Bytes that were no record.
+    pub decode: u64,
+    /// The output did not keep up.
+    pub sink: u64,
+}
+
+impl LostTotals {
+    /// All of them.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.kernel + self.decode + self.sink
+    }
+}
+
+/// `"type":"summary"`
+#[derive(Clone, Debug, Serialize)]
+pub struct Summary {
+    /// How long it was traced.
+    pub duration_ns: u64,
+    /// Totals.
+    pub counters: Counters,
+    /// What is missing from the stream.
+    pub lost: LostTotals,
+    /// Distributions.
+    pub histograms: Histograms,
+}
+
+/// Any record.
+#[derive(Clone, Debug)]
+pub enum Record {
+    /// First.
+    Header(Box<Header>),
+    /// A task was made.
+    Spawn(Box<Spawn>),
+    /// More about a spawn.
+    SpawnUpdate(SpawnUpdate),
+    /// A creating call failed.
+    SpawnFailure(Box<SpawnFailure>),
+    /// An exec.
+    Exec(Box<Exec>),
+    /// A task ended.
+    Exit(Box<Exit>),
+    /// Records are missing here.
+    Lost(Lost),
+    /// Last.
+    Summary(Box<Summary>),
+}
+
+/// Writes `{"type":…}` first, then the record's own fields.
+impl Serialize for Record {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Typed<'a, T> {
+            r#type: &'static str,
+            #[serde(flatten)]
+            record: &'a T,
+        }
+        fn typed<T: Serialize, S: Serializer>(
+            r#type: &'static str,
+            record: &T,
+            serializer: S,
+        ) -> Result<S::Ok, S::Error> {
+            Typed { r#type, record }.serialize(serializer)
+        }
+        match self {
+            Self::Header(r) => typed("header", r, serializer),
+            Self::Spawn(r) => typed("spawn", r, serializer),
+            Self::SpawnUpdate(r) => typed("spawn_update", r, serializer),
+            Self::SpawnFailure(r) => typed("spawn_failure", r, serializer),
+            Self::Exec(r) => typed("exec", r, serializer),
+            Self::Exit(r) => typed("exit", r, serializer),
+            Self::Lost(r) => typed("lost", r, serializer),
+            Self::Summary(r) => typed("summary", r, serializer),
+        }
+    }
+}
+
+/// `EAGAIN` and so on; a number where there is no name.
+#[must_use]
+pub fn errno_name(errno: u32) -> Cow<'static, str> {
+    ERRNOS
+        .iter()
+        .find(|(number, _)| *number as u32 == errno)
+        .map_or_else(|| Cow::Owned(format!("errno {errno}")), |(_, name)| Cow::Borrowed(*name))
+}
+
+/// `SIGKILL` and so on; `SIGRTMIN+n` and numbers where there is no name.
+#[must_use]
+pub fn signal_name(signal: u32) -> Cow<'static, str> {
+    match SIGNALS.iter().find(|(number, _)| *number as u32 == signal) {
+        Some((_, name)) => Cow::Borrowed(*name),
+        // The kernel's first real-time signal is 32; glibc keeps two for itself.
+        None if (34..=64).contains(&signal) => Cow::Owned(format!("SIGRTMIN+{}", signal - 34)),
+        None => Cow::Owned(format!("signal {signal}")),
+    }
+}
+
+macro_rules! names {
+    ($($name:ident)+) => { [$((libc::$name, stringify!($name)),)+] };
+}
+
+const SIGNALS: [(i32, &str); 31] = names!(
+    SIGHUP SIGINT SIGQUIT SIGILL SIGTRAP SIGABRT SIGBUS SIGFPE SIGKILL SIGUSR1 SIGSEGV SIGUSR2
+    SIGPIPE SIGALRM SIGTERM SIGSTKFLT SIGCHLD SIGCONT SIGSTOP SIGTSTP SIGTTIN SIGTTOU SIGURG
+    SIGXCPU SIGXFSZ SIGVTALRM SIGPROF SIGWINCH SIGIO SIGPWR SIGSYS
+);
+
+/// What creating calls and execs fail with.
+const ERRNOS: [(i32, &str); 37] = names!(
+    EPERM ENOENT EINTR EIO ENXIO E2BIG ENOEXEC EBADF ECHILD EAGAIN ENOMEM EACCES EFAULT ENOTBLK
+    EBUSY EEXIST ENODEV ENOTDIR EISDIR EINVAL ENFILE EMFILE ETXTBSY EFBIG ENOSPC EROFS EPIPE
+    ENAMETOOLONG ENOSYS ELOOP ELIBBAD EUSERS EOPNOTSUPP ETIMEDOUT ESTALE EDQUOT ENOKEY
+);

@@ -1,0 +1,378 @@
+//! Records leave here: a format turns them into bytes, a thread writes the bytes.
+//!
+//! A slow output delays nobody but this thread. What waits for it is bounded; what does not
+//! fit is counted, and said in the stream as soon as there is room again.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+        mpsc,
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use crate::{
+    failure::{Failure, Why},
+    record::Record,
+};
+
+pub mod json;
+pub mod text;
+
+/// Records that may wait for the output.
+const MOST_QUEUED: usize = 1 << 17;
+/// How often a format is asked for what it has held back.
+const IDLE: Duration = Duration::from_millis(100);
+/// How long the last records may take at the end.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// Turns records into bytes.
+pub trait Format: Send {
+    /// Appends what is to be written for a record.
+    fn record(&mut self, record: &Record, out: &mut Vec<u8>);
+    /// Appends what was held back for too long.
+    fn idle(&mut self, _out: &mut Vec<u8>) {}
+}
+
+/// Where the bytes go.
+pub enum Target {
+    /// Standard output.
+    Stdout,
+    /// Standard error: standard output belongs to the command.
+    Stderr,
+    /// A file of our own.
+    File(File, PathBuf),
+}
+
+impl Target {
+    /// Makes the output file: 0600, in place of a regular file, never through a symlink.
+    ///
+    /// # Errors
+    /// When it cannot be made; nothing that was there is lost then.
+    pub fn create(path: &Path) -> Result<Self, Failure> {
+        let failed = |why: String, hint: &str| {
+            Failure::new(Why::Failed, format!("-o {}: {why}; {hint}", path.display()))
+        };
+        let mut options = OpenOptions::new();
+        options.write(true).mode(0o600).custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC);
+        match fs::symlink_metadata(path) {
+            Ok(there) if there.is_symlink() => {
+                return Err(failed("it is a symbolic link".into(), "give the file it points to"));
+            }
+            Ok(there) if there.is_dir() => {
+                return Err(failed("it is a directory".into(), "give a file name"));
+            }
+            Ok(there) if there.is_file() => {
+                fs::remove_file(path)
+                    .map_err(|e| failed(e.to_string(), "give a place where you may write"))?;
+                options.create_new(true);
+            }
+            Ok(there) => {
+                let kind = there.file_type();
+                if kind.is_block_device() || kind.is_socket() {
+                    return Err(failed("it is no file to write to".into(), "give a file name"));
+                }
+            }
+            Err(_) => {
+                options.create_new(true);
+            }
+        }
+        let file = options
+            .open(path)
+            .map_err(|e| failed(e.to_string(), "give a place where you may write"))?;
+        Ok(Self::File(file, path.to_path_buf()))
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Self::Stdout => "standard output".into(),
+            Self::Stderr => "standard error".into(),
+            Self::File(_, path) => path.display().to_string(),
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Stdout => io::stdout().lock().write(bytes),
+            Self::Stderr => io::stderr().lock().write(bytes),
+            Self::File(file, _) => file.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Stdout => io::stdout().lock().flush(),
+            Self::Stderr | Self::File(..) => Ok(()),
+        }
+    }
+}
+
+/// How writing ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// Everything was written.
+    Well,
+    /// Nobody reads any more: `| head`.
+    Closed,
+    /// It failed, or it stood still.
+    Badly(Failure),
+}
+
+#[derive(Default)]
+struct Shared {
+    queued: AtomicUsize,
+    stopped: AtomicBool,
+    error: Mutex<Option<io::Error>>,
+    /// Records that arrived after the output had failed.
+    discarded: AtomicUsize,
+}
+
+/// The thread that formats and writes.
+pub struct Writer {
+    sender: Option<mpsc::Sender<Vec<Record>>>,
+    thread: Option<JoinHandle<()>>,
+    finished: mpsc::Receiver<()>,
+    shared: Arc<Shared>,
+    name: String,
+    lost: u64,
+    unreported: u64,
+}
+
+impl Writer {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// When there can be no thread.
+    pub fn start(mut format: Box<dyn Format>, mut target: Target) -> Result<Self, Failure> {
+        let (sender, receiver) = mpsc::channel::<Vec<Record>>();
+        let (done, finished) = mpsc::channel();
+        let shared = Arc::new(Shared::default());
+        let name = target.name();
+        let theirs = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name("forkscope-out".into())
+            .spawn(move || {
+                run(&mut *format, &mut target, &receiver, &theirs);
+                let _ = done.send(());
+            })
+            .map_err(|e| Failure::new(Why::Failed, format!("no thread for the output: {e}")))?;
+        Ok(Self {
+            sender: Some(sender),
+            thread: Some(thread),
+            finished,
+            shared,
+            name,
+            lost: 0,
+            unreported: 0,
+        })
+    }
+
+    /// Hands over records; those that do not fit are counted.
+    pub fn send(&mut self, records: Vec<Record>) {
+        if records.is_empty() {
+            return;
+        }
+        let n = records.len();
+        if self.shared.queued.load(Relaxed) + n > MOST_QUEUED {
+            self.lost += n as u64;
+            self.unreported += n as u64;
+            return;
+        }
+        self.send_always(records);
+    }
+
+    /// Hands over records however many wait: the summary, and what was lost.
+    pub fn send_always(&mut self, records: Vec<Record>) {
+        self.shared.queued.fetch_add(records.len(), Relaxed);
+        if let Some(sender) = &self.sender {
+            let _ = sender.send(records);
+        }
+    }
+
+    /// Records lost here so far.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// Losses not yet told in the stream, if there is room to tell them.
+    pub fn take_unreported(&mut self) -> Option<u64> {
+        let room = self.shared.queued.load(Relaxed) < MOST_QUEUED / 2;
+        (room && self.unreported > 0).then(|| std::mem::take(&mut self.unreported))
+    }
+
+    /// Whether the output takes no more.
+    #[must_use]
+    pub fn stopped(&self) -> bool {
+        self.shared.stopped.load(Relaxed)
+    }
+
+    /// Waits until everything is written, or for so long as a stuck output deserves.
+    pub fn finish(mut self) -> Ended {
+        drop(self.sender.take());
+        if self.finished.recv_timeout(LAST_WORDS).is_err() {
+            let waiting = self.shared.queued.load(Relaxed);
+            return Ended::Badly(Failure::new(
+                Why::Failed,
+                format!(
+                    "{} stopped taking data: {waiting} records are lost; read it, or use -o FILE",
+                    self.name
+                ),
+            ));
+        }
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+        let error = self.shared.error.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match error {
+            None => Ended::Well,
+            Some(error) if error.kind() == io::ErrorKind::BrokenPipe => Ended::Closed,
+            Some(error) => Ended::Badly(Failure::new(
+                Why::Failed,
+                format!(
+                    "writing to {} failed: {error}; {} records are lost, what was written is \
+                     whole; make room or give another -o",
+                    self.name,
+                    self.shared.discarded.load(Relaxed)
+                ),
+            )),
+        }
+    }
+}
+
+fn run(
+    format: &mut dyn Format,
+    target: &mut Target,
+    receiver: &mpsc::Receiver<Vec<Record>>,
+    shared: &Shared,
+) {
+    let mut bytes = Vec::new();
+    let mut whole = 0_u64;
+    loop {
+        bytes.clear();
+        let n = match receiver.recv_timeout(IDLE) {
+            Ok(records) => {
+                for record in &records {
+                    format.record(record, &mut bytes);
+                }
+                records.len()
+            }
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                format.idle(&mut bytes);
+                0
+            }
+            Err(mpsc::RecvTimeoutError::Disconnected) => break,
+        };
+        if shared.stopped.load(Relaxed) {
+            shared.discarded.fetch_add(n, Relaxed);
+        } else if let Err(error) = write_all(target, &bytes, &mut whole) {
+            shared.discarded.fetch_add(n, Relaxed);
+            *shared.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            shared.stopped.store(true, Relaxed);
+        }
+        shared.queued.fetch_sub(n, Relaxed);
+    }
+}
+
+/// Writes everything; when that fails, takes back the line that was cut in a file.
+fn write_all(target: &mut Target, bytes: &[u8], whole: &mut u64) -> io::Result<()> {
+    let mut done = 0;
+    while done < bytes.len() {
+        let error = match target.write(&bytes[done..]) {
+            Ok(0) => io::Error::from(io::ErrorKind::WriteZero),
+            Ok(n) => {
+                done += n;
+                continue;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => error,
+        };
+        if let Target::File(file, _) = target {
+            let lines = bytes[..done].iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
+            let _ = file.set_len(*whole + lines as u64);
+        }
+        return Err(error);
+    }
+    *whole += bytes.len() as u64;
+    target.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Lines;
+    impl Format for Lines {
+        fn record(&mut self, _: &Record, out: &mut Vec<u8>) {
+            out.extend(b"a line\n");
+        }
+    }
+
+    fn records(n: u64) -> Vec<Record> {
+        (0..n)
+            .map(|count| {
+                Record::Lost(crate::record::Lost {
+                    time: crate::record::Time(0),
+                    stage: "sink",
+                    count,
+                })
+            })
+            .collect()
+    }
+
+    fn scratch(name: &str) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("forkscope-sink-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        dir.join(name)
+    }
+
+    #[test]
+    fn a_regular_file_is_replaced_and_private() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let path = scratch("replaced");
+        fs::write(&path, "old and longer than what comes").unwrap();
+        let mut writer = Writer::start(Box::new(Lines), Target::create(&path).unwrap()).unwrap();
+        writer.send(records(2));
+        assert!(matches!(writer.finish(), Ended::Well));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "a line\na line\n");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_symlink_is_refused_and_its_target_kept() {
+        let (link, file) = (scratch("link"), scratch("target"));
+        fs::write(&file, "precious").unwrap();
+        let _ = std::os::unix::fs::symlink(&file, &link);
+        let Err(failure) = Target::create(&link) else { panic!("followed") };
+        assert_eq!(failure.exit_code(), 1);
+        assert_eq!(fs::read_to_string(&file).unwrap(), "precious");
+        assert!(Target::create(&scratch("no/such/dir")).is_err());
+        assert!(Target::create(&std::env::temp_dir()).is_err());
+    }
+
+    #[test]
+    fn a_full_disk_is_an_error_that_names_the_loss() {
+        let target = Target::create(Path::new("/dev/full")).unwrap();
+        let mut writer = Writer::start(Box::new(Lines), target).unwrap();
+        writer.send(records(3));
+        let Ended::Badly(failure) = writer.finish() else { panic!("no error") };
+        assert!(failure.message.contains("3 records are lost"), "{failure}");
+    }
+
+    #[test]
+    fn what_a_stuck_output_cannot_take_is_counted() {
+        let mut writer = Writer::start(Box::new(Lines), Target::Stderr).unwrap();
+        writer.shared.queued.fetch_add(MOST_QUEUED, Relaxed);
+        writer.send(records(5));
+        assert_eq!((writer.lost(), writer.take_unreported()), (5, None));
+        writer.shared.queued.fetch_sub(MOST_QUEUED, Relaxed);
+        assert_eq!(writer.take_unreported(), Some(5));
+        assert_eq!(writer.take_unreported(), None);
+    }
+}

@@ -1,0 +1,19 @@
+//! One JSON object a line.
+
+use super::Format;
+use crate::record::Record;
+
+/// Schema 1.
+pub struct Json;
+
+impl Format for Json {
+    fn record(&mut self, record: &Record, out: &mut Vec<u8>) {
+        let start = out.len();
+        // Every key is text and every value plain, so this cannot fail.
+        if serde_json::to_writer(&mut *out, record).is_err() {
+            out.truncate(start);
+            return;
+        }
+        out.push(b'\n');
+    }
+}

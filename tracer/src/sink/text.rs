@@ -1,0 +1,346 @@
+//! Aligned columns for people: a spawn and the exec that follows within a moment share a line.
+
+use std::{
+    collections::VecDeque,
+    fmt::Write as _,
+    time::{Duration, Instant},
+};
+
+use jiff::tz::TimeZone;
+
+use super::Format;
+use crate::{
+    record::{Argv, Exec, Exit, Record, Spawn, SpawnFailure, Summary, Time},
+    text::{bytes, clip, count, duration, fit, visible},
+};
+
+mod summary;
+
+/// How long a spawn waits for its child's exec.
+const MOMENT: Duration = Duration::from_millis(250);
+/// Spawns that wait at once.
+const MOST_WAITING: usize = 4096;
+
+/// How lines are laid out.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    /// Columns; `None` where lines may be as long as they like.
+    pub width: Option<usize>,
+    /// Whether to use colours.
+    pub colour: bool,
+}
+
+impl Layout {
+    fn parent_width(self) -> usize {
+        match self.width {
+            Some(width) if width < 100 => 17,
+            _ => 26,
+        }
+    }
+}
+
+struct Waiting {
+    spawn: Box<Spawn>,
+    since: Instant,
+}
+
+/// The text format.
+pub struct Text {
+    layout: Layout,
+    zone: TimeZone,
+    /// Whether records are shown, or the summary alone.
+    records: bool,
+    waiting: VecDeque<Waiting>,
+}
+
+/// One line before it is laid out.
+struct Line<'a> {
+    time: Time,
+    how: &'a str,
+    parent: String,
+    child: String,
+    call: String,
+    to_exec: String,
+    what: String,
+    bad: bool,
+}
+
+impl Text {
+    /// Shows records as they come, then the summary.
+    #[must_use]
+    pub fn new(layout: Layout) -> Self {
+        Self { layout, zone: TimeZone::system(), records: true, waiting: VecDeque::new() }
+    }
+
+    /// As [`Self::new`], with times in this zone.
+    #[must_use]
+    pub fn in_zone(layout: Layout, zone: TimeZone) -> Self {
+        Self { zone, ..Self::new(layout) }
+    }
+
+    /// Shows the summary alone.
+    #[must_use]
+    pub fn summary_only(layout: Layout) -> Self {
+        Self { records: false, ..Self::new(layout) }
+    }
+
+    fn line(&self, line: &Line<'_>, out: &mut Vec<u8>) {
+        let moment = jiff::Timestamp::from_nanosecond(i128::from(line.time.0)).unwrap_or_default();
+        let time = moment.to_zoned(self.zone.clone()).strftime("%H:%M:%S").to_string();
+        let mut text = format!(
+            "{time}  {} {} {} {:>8}  {:>8}  ",
+            fit(line.how, 11),
+            fit(&line.parent, self.layout.parent_width()),
+            fit(&line.child, 7),
+            line.call,
+            line.to_exec,
+        );
+        let used = 8 + 2 + 11 + 1 + self.layout.parent_width() + 1 + 7 + 1 + 8 + 2 + 8 + 2;
+        match self.layout.width {
+            Some(width) => text.push_str(&clip(&line.what, width.saturating_sub(used))),
+            None => text.push_str(&line.what),
+        }
+        let text = text.trim_end();
+        if line.bad && self.layout.colour {
+            out.extend(format!("\x1b[31m{text}\x1b[0m\n").as_bytes());
+        } else {
+            out.extend(text.as_bytes());
+            out.push(b'\n');
+        }
+    }
+
+    fn spawn(&self, spawn: &Spawn, exec: Option<&Exec>, out: &mut Vec<u8>) {
+        let to_exec = exec.and_then(|exec| exec.since_spawn_ns);
+        let what = match exec {
+            Some(exec) => command(exec.argv.as_ref(), exec),
+            None if spawn.mechanism == "thread" => String::new(),
+            None => {
+                let mut what = String::new();
+                if let Some(size) = spawn.parent_page_table_bytes.filter(|&size| size > 0) {
+                    let _ = write!(what, "page tables {}", bytes(size));
+                }
+                if let Some(copy) = spawn.copy_ns {
+                    let _ = write!(what, " copied in {}", duration(copy));
+                }
+                what
+            }
+        };
+        let child = if spawn.child.tid == spawn.child.pid {
+            spawn.child.pid.to_string()
+        } else {
+            format!("+{}", spawn.child.tid)
+        };
+        self.line(
+            &Line {
+                time: spawn.time,
+                how: spawn.mechanism,
+                parent: named(&spawn.parent.comm.text(), spawn.parent.pid),
+                child,
+                call: spawn.latency_ns.map_or_else(|| "–".into(), duration),
+                to_exec: to_exec.map_or_else(|| "–".into(), duration),
+                what,
+                bad: false,
+            },
+            out,
+        );
+    }
+
+    fn exec(&mut self, exec: &Exec, out: &mut Vec<u8>) {
+        if exec.errno.is_none()
+            && let Some(at) = self.waiting.iter().position(|w| {
+                w.spawn.child.pid == exec.pid && w.spawn.child.start_time == exec.start_time
+            })
+            && let Some(waiting) = self.waiting.remove(at)
+        {
+            self.spawn(&waiting.spawn, Some(exec), out);
+            return;
+        }
+        let failed = exec.errno.as_deref();
+        let what = match failed {
+            Some(errno) => {
+                let name =
+                    exec.filename.as_ref().map_or_else(|| "?".into(), |n| visible(&n.text()));
+                format!("{name}: {errno}")
+            }
+            None => command(exec.argv.as_ref(), exec),
+        };
+        self.line(
+            &Line {
+                time: exec.time,
+                how: if failed.is_some() { "exec failed" } else { "exec" },
+                parent: named(&exec.comm.text(), exec.pid),
+                child: String::new(),
+                call: exec.latency_ns.map_or_else(|| "–".into(), duration),
+                to_exec: exec.since_spawn_ns.map_or_else(|| "–".into(), duration),
+                what,
+                bad: failed.is_some(),
+            },
+            out,
+        );
+    }
+
+    fn failure(&self, failure: &SpawnFailure, out: &mut Vec<u8>) {
+        let call = failure.syscall.unwrap_or("call");
+        self.line(
+            &Line {
+                time: failure.time,
+                how: "call failed",
+                parent: named(&failure.parent.comm.text(), failure.parent.pid),
+                child: String::new(),
+                call: String::new(),
+                to_exec: String::new(),
+                what: format!("{call}: {}", failure.errno),
+                bad: true,
+            },
+            out,
+        );
+    }
+
+    /// Only ends that somebody should look at: the others are in the summary.
+    fn exit(&self, exit: &Exit, out: &mut Vec<u8>) {
+        if !exit.group_dead || exit.exit_code == Some(0) {
+            return;
+        }
+        let how = match (&exit.signal, exit.exit_code) {
+            (Some(signal), _) => signal.to_string(),
+            (None, code) => format!("exit {}", code.unwrap_or(0)),
+        };
+        let lived = exit.lifetime_ns.map(|ns| format!("lived {}  ", duration(ns)));
+        let core = if exit.core_dumped { "core dumped  " } else { "" };
+        let command = exit.argv.as_ref().map_or_else(String::new, |argv| joined(argv.iter()));
+        self.line(
+            &Line {
+                time: exit.time,
+                how: &how,
+                parent: named(&exit.comm.text(), exit.pid),
+                child: String::new(),
+                call: String::new(),
+                to_exec: String::new(),
+                what: format!("{}{core}{command}", lived.unwrap_or_default()),
+                bad: true,
+            },
+            out,
+        );
+    }
+
+    fn head(&self, header: &crate::record::Header, out: &mut Vec<u8>) {
+        let degraded = header.measures.values().filter(|m| m.state != "ok").count();
+        let measured = match degraded {
+            0 => "everything asked for is measured".to_string(),
+            n => format!("{} degraded or missing: see forkscope doctor", count(n as u64)),
+        };
+        let line = format!(
+            "forkscope {} · kernel {} · {} backend · {measured}\n",
+            header.version, header.kernel, header.backend
+        );
+        out.extend(line.as_bytes());
+        if !self.records {
+            return;
+        }
+        let titles = format!(
+            "{} {} {} {:>8}  {:>8}  what",
+            fit("time      how", 21),
+            fit("parent", self.layout.parent_width()),
+            fit("child", 7),
+            "call",
+            "to exec"
+        );
+        if self.layout.colour {
+            out.extend(format!("\x1b[1m{titles}\x1b[0m\n").as_bytes());
+        } else {
+            out.extend(format!("{titles}\n").as_bytes());
+        }
+    }
+
+    /// Writes the spawns that have waited long enough, or all.
+    fn give_up(&mut self, all: bool, out: &mut Vec<u8>) {
+        while self
+            .waiting
+            .front()
+            .is_some_and(|w| all || self.waiting.len() > MOST_WAITING || w.since.elapsed() > MOMENT)
+        {
+            if let Some(waiting) = self.waiting.pop_front() {
+                self.spawn(&waiting.spawn, None, out);
+            }
+        }
+    }
+
+    fn summary(&self, summary: &Summary, out: &mut Vec<u8>) {
+        out.extend(summary::render(summary, self.layout).as_bytes());
+    }
+}
+
+fn named(comm: &str, pid: u32) -> String {
+    format!("{}[{pid}]", visible(comm))
+}
+
+fn command(argv: Option<&Argv>, exec: &Exec) -> String {
+    let mut text = match argv {
+        Some(argv) => joined(argv.iter()),
+        None => exec.filename.as_ref().map_or_else(String::new, |name| visible(&name.text())),
+    };
+    if exec.argv_truncated {
+        text.push_str(" …");
+    }
+    text
+}
+
+fn joined<'a>(words: impl Iterator<Item = std::borrow::Cow<'a, str>>) -> String {
+    let mut text = String::new();
+    for word in words {
+        if !text.is_empty() {
+            text.push(' ');
+        }
+        text.push_str(&visible(&word));
+    }
+    text
+}
+
+impl Format for Text {
+    fn record(&mut self, record: &Record, out: &mut Vec<u8>) {
+        match record {
+            Record::Header(header) => self.head(header, out),
+            Record::Summary(summary) => {
+                self.give_up(true, out);
+                self.summary(summary, out);
+            }
+            Record::Lost(lost) => {
+                let line = format!("{} records lost ({})\n", count(lost.count), lost.stage);
+                out.extend(line.as_bytes());
+            }
+            _ if !self.records => {}
+            Record::Spawn(spawn) => {
+                let may_exec = spawn.child.tid == spawn.child.pid && spawn.mechanism != "kthread";
+                if may_exec {
+                    self.waiting.push_back(Waiting { spawn: spawn.clone(), since: Instant::now() });
+                    self.give_up(false, out);
+                } else {
+                    self.spawn(spawn, None, out);
+                }
+            }
+            Record::SpawnUpdate(update) => {
+                let latency = update.latency_ns.map_or_else(|| "–".into(), duration);
+                let line = format!(
+                    "          the call that made {} returned after {latency}\n",
+                    update.child.tid
+                );
+                out.extend(line.as_bytes());
+            }
+            Record::SpawnFailure(failure) => self.failure(failure, out),
+            Record::Exec(exec) => self.exec(exec, out),
+            Record::Exit(exit) => {
+                // Its spawn's line comes first, also when it never ran another program.
+                if let Some(at) = self.waiting.iter().position(|w| w.spawn.child.tid == exit.tid)
+                    && let Some(waiting) = self.waiting.remove(at)
+                {
+                    self.spawn(&waiting.spawn, None, out);
+                }
+                self.exit(exit, out);
+            }
+        }
+    }
+
+    fn idle(&mut self, out: &mut Vec<u8>) {
+        self.give_up(false, out);
+    }
+}

@@ -1,0 +1,116 @@
+//! `forkscope trace`
+
+use std::{
+    io::Write as _,
+    os::fd::{AsRawFd as _, RawFd},
+};
+
+use crate::{
+    cli::{Format, Trace},
+    command::{Command, Signals},
+    daemon::{Session, Until},
+    failure::{Failure, Why},
+    record::Record,
+    sink::{self, Ended, Target, Writer, json::Json, text::Text},
+    terminal,
+};
+
+/// Signals that end a session, or are passed on to its command.
+const STOPPING: [i32; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
+/// Signals that are passed on to a command besides.
+const FORWARDED: [i32; 6] =
+    [libc::SIGQUIT, libc::SIGUSR1, libc::SIGUSR2, libc::SIGALRM, libc::SIGWINCH, libc::SIGCONT];
+
+/// Blocks the signals that matter to a session.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn signals(with_command: bool) -> Result<Signals, Failure> {
+    let mut list = STOPPING.to_vec();
+    if with_command {
+        list.extend(FORWARDED);
+    }
+    Signals::block(&list)
+        .map_err(|e| Failure::new(Why::Failed, format!("signals cannot be received: {e}")))
+}
+
+/// Prints something a user should know.
+pub fn note(text: &str) {
+    let _ = writeln!(std::io::stderr(), "forkscope: note: {}", crate::text::visible(text));
+}
+
+/// Runs it; the exit code.
+///
+/// # Errors
+/// When tracing cannot begin, or the output fails.
+pub fn run(flags: &Trace) -> Result<u8, Failure> {
+    let plan = flags.plan()?;
+    let signals = signals(plan.command_only)?;
+    // First, while this process has one thread: a fork is safe then.
+    let command = if flags.command.is_empty() {
+        None
+    } else {
+        Some(Command::prepare(&flags.command, &signals.before)?)
+    };
+    let mut session = Session::load(plan)?;
+    let (target, fd) = target(flags)?;
+    let mut writer = Writer::start(format(flags.format, fd), target)?;
+    for text in session.notes() {
+        note(&text);
+    }
+    writer.send_always(vec![session.header()]);
+    if let Some(command) = &command {
+        session.follow(command.pid())?;
+    }
+    session.attach()?;
+    let until = Until {
+        duration: flags.duration,
+        command,
+        wait_all: flags.wait_all,
+        signals: Some(signals),
+        reader: flags.output.is_none().then_some(fd),
+    };
+    let ended = session.run(until, &mut writer);
+    let (summary, code) = match ended {
+        Ok(ended) => ended,
+        Err(failure) => {
+            let _ = writer.finish();
+            return Err(failure);
+        }
+    };
+    writer.send_always(vec![Record::Summary(Box::new(summary))]);
+    let written = match writer.finish() {
+        Ended::Well | Ended::Closed => Ok(()),
+        Ended::Badly(failure) => Err(failure),
+    };
+    match (code, written) {
+        (None, written) => written.map(|()| 0),
+        (Some(code), Ok(())) => Ok(code),
+        (Some(code), Err(failure)) => {
+            // The command's exit code is what scripts wait for; the failure is still said.
+            let _ = writeln!(std::io::stderr(), "forkscope: {failure}");
+            Ok(code)
+        }
+    }
+}
+
+/// Where records go: `-o`, else standard output, which with a command belongs to the command.
+fn target(flags: &Trace) -> Result<(Target, RawFd), Failure> {
+    match &flags.output {
+        Some(path) => {
+            let target = Target::create(path)?;
+            let Target::File(file, _) = &target else { return Ok((target, -1)) };
+            let fd = file.as_raw_fd();
+            Ok((target, fd))
+        }
+        None if flags.command.is_empty() => Ok((Target::Stdout, 1)),
+        None => Ok((Target::Stderr, 2)),
+    }
+}
+
+fn format(format: Format, fd: RawFd) -> Box<dyn sink::Format> {
+    match format {
+        Format::Json => Box::new(Json),
+        Format::Text => Box::new(Text::new(terminal::layout(fd))),
+    }
+}

@@ -1,0 +1,75 @@
+//! Tasks of the project: `cargo xtask --help`.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand};
+
+mod apt;
+mod ebpf;
+#[path = "../../tracer/build/object.rs"]
+mod object;
+mod step;
+mod tally;
+mod test;
+#[path = "../../tracer/build/toolchain.rs"]
+mod toolchain;
+
+/// Tasks of the project.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Build the eBPF object from source and keep it in tracer/prebuilt/.
+    Ebpf {
+        /// Build it and compare it, bit for bit, with the one that is kept.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Run every check and every test; installs what they need where it can.
+    Test {
+        /// Also what takes longer: soak, fuzzing, the whole matrix of kernels.
+        #[arg(long)]
+        long: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    match Arguments::parse().run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Arguments {
+    fn run(self) -> Result<bool> {
+        let root = root()?;
+        match self.task {
+            Task::Ebpf { check: false } => ebpf::update(&root).map(|()| true),
+            Task::Ebpf { check: true } => ebpf::check(&root).map(|verdict| {
+                println!("{verdict}");
+                true
+            }),
+            Task::Test { long } => test::run(&root, long),
+        }
+    }
+}
+
+/// The workspace; cargo says where this package is, also when the folder has moved.
+fn root() -> Result<PathBuf> {
+    let package = env::var_os("CARGO_MANIFEST_DIR").context("start this with `cargo xtask`")?;
+    Ok(Path::new(&package).join("..").canonicalize()?)
+}

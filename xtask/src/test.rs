@@ -1,0 +1,195 @@
+//! `cargo xtask test`: every check and every test, and one line that sums them up.
+
+use std::{
+    env,
+    ffi::OsStr,
+    fs,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::Command,
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    apt, ebpf,
+    step::{Totals, Verdict},
+    tally::Tally,
+};
+
+/// Programs that live tests trace, and the Debian packages that have them.
+const PROGRAMS: [(&str, &str); 6] = [
+    ("gcc", "gcc"),
+    ("make", "make"),
+    ("perf", "linux-perf"),
+    ("redis-server", "redis-server"),
+    ("strace", "strace"),
+    ("stress-ng", "stress-ng"),
+];
+
+/// The kernel side compiles for BPF only, or without unwinding.
+const NOT_KERNEL: [&str; 3] = ["--workspace", "--exclude", "forkscope-ebpf"];
+
+const EXPECTED_SKIPS: &str = "xtask/expected-skips.txt";
+
+/// Everything; false when something failed. No failure stops what comes after it.
+pub fn run(root: &Path, long: bool) -> Result<bool> {
+    let mut totals = Totals::default();
+
+    totals.step("packages for the live tests", packages);
+    totals.step("format", || cargo(root).args(["fmt", "--all", "--check"]).verdict());
+    // Before anything that embeds the object: this one can install a toolchain.
+    totals.step("eBPF object", || ebpf::check(root));
+    totals.step("clippy", || {
+        let deny = ["--all-targets", "--", "-D", "warnings"];
+        cargo(root).arg("clippy").args(NOT_KERNEL).args(deny).verdict()
+    });
+    totals.step("clippy, kernel side", || {
+        cargo(root)
+            .args(["clippy", "--package", "forkscope-ebpf", "--all-features"])
+            .args(["--", "-D", "warnings"])
+            // It has no standard library that could unwind.
+            .env("CARGO_PROFILE_DEV_PANIC", "abort")
+            .verdict()
+    });
+    totals.step("licences, bans and sources", || deny(root));
+    totals.step("release build", || cargo(root).args(["build", "--release"]).verdict());
+    totals.tests("unit tests", || {
+        let mut tests = cargo(root);
+        tests
+            .args(["test", "--release", "--no-fail-fast"])
+            .args(NOT_KERNEL)
+            .args(["--exclude", "forkscope-tests"]);
+        tally(tests)
+    });
+    totals.tests(if long { "live tests, the long ones too" } else { "live tests" }, || {
+        let mut tests = cargo(root);
+        tests
+            .args(["test", "--release", "--no-fail-fast", "--package", "forkscope-tests"])
+            // One at a time, for they measure; and what they skip is to be seen.
+            .args(["--", "--nocapture", "--test-threads=1"]);
+        if long {
+            tests.env("FORKSCOPE_LONG", "1");
+        }
+        tally(tests)
+    });
+    if env::var_os("CI").is_some_and(|ci| ci == "true") {
+        expected_only(root, &mut totals)?;
+    }
+
+    println!("\n{totals}");
+    Ok(totals.failed == 0)
+}
+
+fn packages() -> Result<Verdict> {
+    let missing: Vec<_> = PROGRAMS
+        .iter()
+        .filter(|(program, _)| !apt::has(program))
+        .map(|&(_, package)| package)
+        .collect();
+    if missing.is_empty() {
+        return Ok(Verdict::Passed(String::new()));
+    }
+    // Without them the tests that need them skip themselves.
+    Ok(match apt::install(&missing) {
+        Ok(()) => Verdict::Passed(format!("installed {}", missing.join(" "))),
+        Err(why) => Verdict::Skipped(format!("packages for the live tests: {why:#}")),
+    })
+}
+
+fn deny(root: &Path) -> Result<Verdict> {
+    let tools = root.join("target/tools");
+    let own = tools.join("bin/cargo-deny");
+    if !own.is_file() && !apt::has("cargo-deny") {
+        // Unoptimised, it is here in a third of the time and quick enough.
+        let installed = cargo(root)
+            .args(["install", "cargo-deny", "--locked", "--debug", "--root"])
+            .arg(&tools)
+            .env("CARGO_PROFILE_DEV_DEBUG", "0")
+            .verdict();
+        if let Err(why) = installed {
+            return Ok(Verdict::Skipped(format!("no cargo-deny: {why:#}")));
+        }
+    }
+    let program = if own.is_file() { own } else { PathBuf::from("cargo-deny") };
+    // Not `advisories`: their database is a git repository elsewhere.
+    let checks = ["check", "--hide-inclusion-graph", "bans", "licenses", "sources"];
+    Command::new(program).current_dir(root).args(["--all-features"]).args(checks).verdict()
+}
+
+/// On CI a skip that nobody expected is a failure: it would stay unseen.
+fn expected_only(root: &Path, totals: &mut Totals) -> Result<()> {
+    let path = root.join(EXPECTED_SKIPS);
+    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let expected: Vec<_> =
+        text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
+    for why in totals.skipped.clone() {
+        if !expected.iter().any(|prefix| why.starts_with(prefix)) {
+            totals.fail(format!("unexpected skip, not in {EXPECTED_SKIPS}: {why}"));
+        }
+    }
+    Ok(())
+}
+
+fn cargo(root: &Path) -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root);
+    command
+}
+
+/// Runs a test command, passes on what it prints, and counts.
+fn tally(mut command: Command) -> Result<Totals> {
+    show(&command);
+    let (reader, writer) = std::io::pipe()?;
+    // One pipe for both, so that a skip is seen between the lines of its test.
+    command.stdout(writer.try_clone()?).stderr(writer);
+    let mut child = command.spawn()?;
+    // It holds our ends of the pipe, which would never close.
+    drop(command);
+    let (sender, lines) = mpsc::channel();
+    thread::spawn(move || {
+        for line in BufReader::new(reader).split(b'\n').map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    let mut tally = Tally::default();
+    loop {
+        match lines.recv_timeout(Duration::from_secs(1)) {
+            Ok(line) => {
+                let line = String::from_utf8_lossy(&line);
+                println!("{line}");
+                tally.line(&line);
+            }
+            // What a test left running may hold the pipe open for ever.
+            Err(RecvTimeoutError::Timeout) if child.try_wait()?.is_none() => {}
+            Err(_) => break,
+        }
+    }
+    Ok(tally.finish(child.wait()?.success()))
+}
+
+fn show(command: &Command) {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    println!("$ {}", words.collect::<Vec<_>>().join(OsStr::new(" ")).display());
+}
+
+trait Verdicts {
+    fn verdict(&mut self) -> Result<Verdict>;
+}
+
+impl Verdicts for Command {
+    /// Runs it: passed when it succeeds.
+    fn verdict(&mut self) -> Result<Verdict> {
+        show(self);
+        let status = self.status().with_context(|| self.get_program().display().to_string())?;
+        if !status.success() {
+            bail!("{status}");
+        }
+        Ok(Verdict::Passed(String::new()))
+    }
+}

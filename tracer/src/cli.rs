@@ -34,6 +34,9 @@ pub enum Action {
     Workload(Workload),
     /// Trace the bundled workload and compare with what it did
     Demo,
+    /// What `demo` traces: every mechanism in turn, a line of truth each
+    #[command(hide = true)]
+    DemoWorkload,
     /// Say for every measurement which hook gives it here, and what is degraded
     Doctor(Doctor),
     /// Print a completion script for a shell

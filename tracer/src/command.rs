@@ -23,7 +23,11 @@ pub struct Command {
     status: Option<i32>,
 }
 
-fn pipe() -> io::Result<(std::fs::File, std::fs::File)> {
+/// A pipe whose ends are not inherited: the one to read from, the one to write to.
+///
+/// # Errors
+/// Those of pipe2(2).
+pub fn pipe() -> io::Result<(std::fs::File, std::fs::File)> {
     let mut fds = [0; 2];
     // SAFETY: `fds` is writable for two descriptors.
     if unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC) } != 0 {
@@ -35,11 +39,15 @@ fn pipe() -> io::Result<(std::fs::File, std::fs::File)> {
 
 impl Command {
     /// Makes the process. Call it while this process has one thread; `mask` is the signal
-    /// mask that the command is to have.
+    /// mask that the command is to have, `stdout` its standard output where not ours.
     ///
     /// # Errors
     /// When there can be no process.
-    pub fn prepare(words: &[OsString], mask: &libc::sigset_t) -> Result<Self, Failure> {
+    pub fn prepare(
+        words: &[OsString],
+        mask: &libc::sigset_t,
+        stdout: Option<OwnedFd>,
+    ) -> Result<Self, Failure> {
         let failed = |error: io::Error| {
             Failure::new(Why::Failed, format!("cannot make a process for the command: {error}"))
         };
@@ -60,6 +68,10 @@ impl Command {
         }
         if pid == 0 {
             drop((go_write, outcome_read));
+            if let Some(stdout) = &stdout {
+                // SAFETY: a valid descriptor.
+                unsafe { libc::dup2(stdout.as_raw_fd(), 1) };
+            }
             become_command(go_read, outcome_write, &pointers, mask);
         }
         // SAFETY: no pointers.

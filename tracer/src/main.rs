@@ -32,6 +32,7 @@ fn run() -> Result<u8, Failure> {
             let _ = writeln!(io::stdout(), "{line}");
         }
         Action::Demo => return demo::run(),
+        Action::DemoWorkload => demo::workload()?,
         Action::Doctor(flags) => return Ok(doctor::run(&flags)),
         Action::Completions { shell } => {
             clap_complete::generate(shell, &mut cli::definition(), "forkscope", &mut io::stdout());

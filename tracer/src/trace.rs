@@ -50,7 +50,7 @@ pub fn run(flags: &Trace) -> Result<u8, Failure> {
     let command = if flags.command.is_empty() {
         None
     } else {
-        Some(Command::prepare(&flags.command, &signals.before)?)
+        Some(Command::prepare(&flags.command, &signals.before, None)?)
     };
     let mut session = Session::load(plan)?;
     let (target, fd) = target(flags)?;

@@ -203,7 +203,19 @@ impl Live {
         };
         live.fill_filters(host, plan)?;
         live.load_programs(host, &btf)?;
+        if std::env::var_os("FORKSCOPE_VERIFIER_LOG").is_some() {
+            live.print_verifier_cost();
+        }
         Ok(live)
+    }
+
+    /// Instructions that the verifier walked, by program, on standard error.
+    fn print_verifier_cost(&self) {
+        for name in &self.attached {
+            let program = self.ebpf.program(name).and_then(|program| program.info().ok());
+            let walked = program.and_then(|info| info.verified_instruction_count());
+            eprintln!("{name}: {} instructions verified", walked.unwrap_or(0));
+        }
     }
 
     fn fill_filters(&mut self, host: &Host, plan: &Plan) -> Result<(), Failure> {

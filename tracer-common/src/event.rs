@@ -150,8 +150,10 @@ pub struct Spawn {
     pub mechanism: u8,
     /// A [`crate::mechanism::Door`].
     pub door: u8,
+    /// Zero. (No array: the kernel side would fill it byte by byte, in a loop.)
+    pub reserved_16: u16,
     /// Zero.
-    pub reserved: [u8; 6],
+    pub reserved_32: u32,
 }
 
 /// The creating call returned in the parent.
@@ -214,8 +216,10 @@ pub struct SpawnFailure {
     pub mechanism: u8,
     /// A [`crate::mechanism::Door`].
     pub door: u8,
+    /// Zero. (No array: the kernel side would fill it byte by byte, in a loop.)
+    pub reserved_16: u16,
     /// Zero.
-    pub reserved: [u8; 6],
+    pub reserved_32: u32,
 }
 
 /// An exec, done or failed; the file name and the arguments follow the struct.
@@ -255,7 +259,11 @@ pub struct Exec {
     /// How the process was made: a [`crate::mechanism::Mechanism`] or [`NO_MECHANISM`].
     pub mechanism: u8,
     /// Zero.
-    pub reserved: [u8; 7],
+    pub reserved_8: u8,
+    /// Zero.
+    pub reserved_16: u16,
+    /// Zero.
+    pub reserved_32: u32,
 }
 
 /// A task ended.
@@ -285,7 +293,9 @@ pub struct Exit {
     /// How the task was made: a [`crate::mechanism::Mechanism`] or [`NO_MECHANISM`].
     pub mechanism: u8,
     /// Zero.
-    pub reserved: [u8; 3],
+    pub reserved_8: u8,
+    /// Zero.
+    pub reserved_16: u16,
 }
 
 /// A control group was made; its path, from the root of its hierarchy, follows the struct.

@@ -1,6 +1,6 @@
 //! Execs, done and failed, with the file name and the arguments.
 
-use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_uid_gid};
+use aya_ebpf::helpers::bpf_get_current_uid_gid;
 use forkscope_common::{
     config::{feature, slot, task},
     event::{self, Kind, MAX_ARGV, MAX_FILENAME, NO_MECHANISM, NONE, flags},
@@ -11,7 +11,8 @@ use crate::{
     emit::{Cpu, count, now},
     filter::{self, Subject},
     kernel::{
-        Ptr, Task, config, current, exec_filename, has, opaque, read_str, read_user, read_user_str,
+        Ptr, Task, config, current, current_comm, exec_filename, has, opaque, read_str, read_user,
+        read_user_str,
     },
     maps::{EXEC_SCRATCH, Scratch, TASKS},
     spawn::{restarts, state_of, traced_task},
@@ -88,7 +89,7 @@ fn begin(cpu: Cpu, task: Task, old_tid: u32, at: u64) -> Option<(event::Exec, Kn
     let known = known(pid, old_tid, start);
     let css_set = task.css_set();
     let uid = bpf_get_current_uid_gid() as u32;
-    let comm = bpf_get_current_comm().unwrap_or_default();
+    let comm = current_comm();
     let followed = known.followed;
     let verdict = filter::judge(&Subject { pid, uid, comm, css_set, followed });
     if !verdict.passes || !filter::known_mechanism(known.mechanism) {
@@ -118,7 +119,9 @@ fn begin(cpu: Cpu, task: Task, old_tid: u32, at: u64) -> Option<(event::Exec, Kn
         filename_len: 0,
         argv_len: 0,
         mechanism: known.mechanism,
-        reserved: [0; 7],
+        reserved_8: 0,
+        reserved_16: 0,
+        reserved_32: 0,
     };
     Some((record, known))
 }

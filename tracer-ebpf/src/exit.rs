@@ -1,6 +1,6 @@
 //! Ends of tasks, and forgetting them.
 
-use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_uid_gid};
+use aya_ebpf::helpers::bpf_get_current_uid_gid;
 use forkscope_common::{
     config::{feature, slot, task as task_flags},
     event::{Exit, Kind, NO_MECHANISM, NONE, flags},
@@ -10,7 +10,7 @@ use crate::{
     cgroup,
     emit::{Cpu, count, now},
     filter::{self, Subject},
-    kernel::{Task, has},
+    kernel::{Task, current_comm, has},
     maps::TASKS,
     spawn::traced_task,
 };
@@ -63,7 +63,7 @@ fn record(
     count!(cpu, stages[Kind::Exit as usize].seen);
     let css_set = task.css_set();
     let uid = bpf_get_current_uid_gid() as u32;
-    let comm = bpf_get_current_comm().unwrap_or_default();
+    let comm = current_comm();
     let verdict = filter::judge(&Subject { pid, uid, comm, css_set, followed });
     let thread = !group_dead && filter::no_threads();
     if !verdict.passes || thread || !filter::known_mechanism(mechanism) {
@@ -93,7 +93,8 @@ fn record(
             uid,
             status,
             mechanism,
-            reserved: [0; 3],
+            reserved_8: 0,
+            reserved_16: 0,
         },
     );
 }

@@ -6,11 +6,15 @@
 //! against BTF and the kernel makes a bad address read as zero. Elsewhere
 //! `bpf_probe_read_kernel` does the same more slowly.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::helpers::{
     bpf_get_current_task, bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_task_pt_regs,
+    generated,
 };
 use forkscope_common::{
     config::{Config, MISSING, feature},
+    event::COMM_LEN,
     mechanism::Door,
 };
 
@@ -93,15 +97,25 @@ pub unsafe fn read_str(from: Ptr, to: *mut u8, size: u32) -> u32 {
         return 0;
     }
     // SAFETY: the caller's promise; the helper checks the source.
-    let n = unsafe {
-        aya_ebpf::helpers::generated::bpf_probe_read_kernel_str(to.cast(), size, from.0.cast())
-    };
+    let n = unsafe { generated::bpf_probe_read_kernel_str(to.cast(), size, from.0.cast()) };
     if n > 0 { n as u32 } else { 0 }
 }
 
 /// A task, by its `task_struct`.
 #[derive(Clone, Copy)]
 pub struct Task(pub Ptr);
+
+/// The name of the task that runs.
+#[inline(always)]
+pub fn current_comm() -> [u8; COMM_LEN] {
+    let mut comm = MaybeUninit::<[u8; COMM_LEN]>::uninit();
+    // SAFETY: writable for its size; the helper fills all of it whatever it returns
+    // (`bpf_get_current_comm` in kernel/bpf/helpers.c), and zeroing it first would be a loop.
+    unsafe {
+        generated::bpf_get_current_comm(comm.as_mut_ptr().cast(), COMM_LEN as u32);
+        comm.assume_init()
+    }
+}
 
 /// The task that runs.
 #[inline(always)]
@@ -441,9 +455,7 @@ pub fn exec_filename(bprm: Ptr) -> Ptr {
 #[inline(always)]
 pub unsafe fn read_user(from: u64, to: *mut u8, size: u32) -> bool {
     // SAFETY: the caller's promise; the helper checks the source.
-    unsafe {
-        aya_ebpf::helpers::generated::bpf_probe_read_user(to.cast(), size, from as *const _) == 0
-    }
+    unsafe { generated::bpf_probe_read_user(to.cast(), size, from as *const _) == 0 }
 }
 
 /// Copies a user string with its NUL; the bytes written, NUL included, 0 when unreadable.
@@ -453,9 +465,7 @@ pub unsafe fn read_user(from: u64, to: *mut u8, size: u32) -> bool {
 #[inline(always)]
 pub unsafe fn read_user_str(from: u64, to: *mut u8, size: u32) -> u32 {
     // SAFETY: the caller's promise; the helper checks the source.
-    let n = unsafe {
-        aya_ebpf::helpers::generated::bpf_probe_read_user_str(to.cast(), size, from as *const _)
-    };
+    let n = unsafe { generated::bpf_probe_read_user_str(to.cast(), size, from as *const _) };
     if n > 0 { n as u32 } else { 0 }
 }
 

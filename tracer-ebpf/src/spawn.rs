@@ -1,6 +1,8 @@
 //! Making tasks: the spawn itself, the creating call around it, the child's first run.
 
-use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid};
+use core::mem::MaybeUninit;
+
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_uid_gid};
 use forkscope_common::{
     config::{TaskState, feature, filter as filters, slot, task},
     event::{ChildStart, Kind, NO_MECHANISM, NONE, Spawn, SpawnFailure, SpawnReturn, flags},
@@ -11,7 +13,7 @@ use crate::{
     cgroup,
     emit::{Cpu, count, now},
     filter::{self, Subject},
-    kernel::{Mm, Ptr, Task, config, current, forget, has, read_user},
+    kernel::{Ptr, Task, config, current, current_comm, forget, has, read_user},
     maps::TASKS,
 };
 
@@ -29,10 +31,7 @@ pub fn state_of(cpu: Cpu, tid: u32) -> Option<*mut TaskState> {
     if let Some(state) = TASKS.get_ptr_mut(tid) {
         return Some(state);
     }
-    let fresh = TaskState { mechanism: NO_MECHANISM, ..TaskState::default() };
-    if TASKS.insert(tid, fresh, 0).is_err() {
-        count!(cpu, forgotten);
-    }
+    remember(cpu, tid, 0, 0, NO_MECHANISM, 0);
     TASKS.get_ptr_mut(tid)
 }
 
@@ -47,25 +46,34 @@ pub fn made(child: Task, clone_flags: u64) {
     }
     let at = now();
     let parent = current();
-    let kernel_task = child.is_kernel_task() || parent.is_kernel_task();
+    // Everything behind a pointer is read before the first decision: the verifier walks what
+    // comes after once per way to get there, and typed loads are what it is slowest at.
+    let css_set = child.css_set();
+    let cgroup = cgroup::id(css_set);
+    let child_pid = child.pid();
+    let child_start = child.process_start();
+    let child_ns_pid = child.ns_tid();
+    let parent_start = parent.process_start();
+    let mm = parent.mm();
+    let parent_rss_bytes = mm.resident_bytes().unwrap_or(NONE);
+    let parent_page_table_bytes = mm.page_table_bytes().unwrap_or(NONE);
+    let kernel_task = child.is_kernel_task() | parent.is_kernel_task();
     let user_worker = child.is_user_worker();
     let compat = parent.in_compat_call();
+    let regs = parent.regs();
+    let same_stack = child.regs().sp() == regs.sp();
     let (mut door, mut own_stack) = (Door::None, false);
     if !kernel_task && !user_worker {
-        let regs = parent.regs();
         door = regs.door(compat);
-        if clone_flags & flag::VM != 0 && clone_flags & flag::VFORK != 0 {
-            own_stack = child.regs().sp() != regs.sp();
-        }
+        own_stack = !same_stack;
     }
     let mechanism =
         Mechanism::decide(&Evidence { kernel_task, user_worker, clone_flags, own_stack });
 
     count!(cpu, stages[Kind::Spawn as usize].seen);
     let state = TASKS.get_ptr_mut(tid);
-    let css_set = child.css_set();
     let uid = bpf_get_current_uid_gid() as u32;
-    let comm = bpf_get_current_comm().unwrap_or_default();
+    let comm = current_comm();
     let followed = match state {
         // SAFETY: a live map element of the current task, which nobody else writes.
         Some(state) => unsafe { (*state).flags & task::FOLLOWED != 0 },
@@ -81,21 +89,13 @@ pub fn made(child: Task, clone_flags: u64) {
         return;
     }
 
-    let child_pid = child.pid();
-    let child_start = child.process_start();
     let timed = has(feature::LATENCY) && !compat && !matches!(door, Door::None);
-    remember(
-        cpu,
-        child_tid,
-        TaskState {
-            start: child_start,
-            spawned_at: if recorded { at } else { 0 },
-            mechanism: if recorded { mechanism as u8 } else { NO_MECHANISM },
-            flags: if follows { task::FOLLOWED } else { 0 }
-                | if timed && recorded { task::STARTING } else { 0 },
-            ..TaskState::default()
-        },
-    );
+    let mut task_flags = if follows { task::FOLLOWED } else { 0 };
+    if timed && recorded {
+        task_flags |= task::STARTING;
+    }
+    let (spawned_at, how) = if recorded { (at, mechanism as u8) } else { (0, NO_MECHANISM) };
+    remember(cpu, child_tid, child_start, spawned_at, how, task_flags);
     if follows && clone_flags & flag::THREAD == 0 {
         count!(cpu, followed_made);
     }
@@ -126,34 +126,53 @@ pub fn made(child: Task, clone_flags: u64) {
         }
     }
     count_mechanism(cpu, mechanism);
-    let mm: Mm = parent.mm();
     cpu.submit(
         Kind::Spawn,
         Spawn {
             header: cpu.header(Kind::Spawn, record_flags, at),
             clone_flags,
-            parent_start: parent.process_start(),
+            parent_start,
             child_start,
-            cgroup: cgroup::id(css_set),
+            cgroup,
             copy_ns,
-            parent_rss_bytes: mm.resident_bytes().unwrap_or(NONE),
-            parent_page_table_bytes: mm.page_table_bytes().unwrap_or(NONE),
+            parent_rss_bytes,
+            parent_page_table_bytes,
             parent_comm: comm,
             parent_pid: pid,
             parent_tid: tid,
             child_pid,
             child_tid,
-            child_ns_pid: child.ns_tid(),
+            child_ns_pid,
             uid,
             mechanism: mechanism as u8,
             door: door as u8,
-            reserved: [0; 6],
+            reserved_16: 0,
+            reserved_32: 0,
         },
     );
 }
 
+/// Puts a fresh state into the map.
 #[inline(always)]
-fn remember(cpu: Cpu, tid: u32, state: TaskState) {
+fn remember(cpu: Cpu, tid: u32, start: u64, spawned_at: u64, mechanism: u8, task_flags: u8) {
+    const WORDS: usize = size_of::<TaskState>() / 8;
+    let mut state = MaybeUninit::<TaskState>::uninit();
+    let at = state.as_mut_ptr();
+    // SAFETY: every word of the local is written, then some fields again. Volatile, word by
+    // word: as a struct literal it would become a call that fills it byte by byte.
+    let state = unsafe {
+        let words = at.cast::<u64>();
+        let mut index = 0;
+        while index < WORDS {
+            words.add(index).write_volatile(0);
+            index += 1;
+        }
+        (&raw mut (*at).start).write_volatile(start);
+        (&raw mut (*at).spawned_at).write_volatile(spawned_at);
+        (&raw mut (*at).mechanism).write_volatile(mechanism);
+        (&raw mut (*at).flags).write_volatile(task_flags);
+        state.assume_init_ref()
+    };
     if TASKS.insert(tid, state, 0).is_err() {
         count!(cpu, forgotten);
     }
@@ -343,7 +362,7 @@ fn failed(cpu: Cpu, pid: u32, tid: u32, door: Door, errno: u32, followed: bool) 
     let parent = current();
     let css_set = parent.css_set();
     let uid = bpf_get_current_uid_gid() as u32;
-    let comm = bpf_get_current_comm().unwrap_or_default();
+    let comm = current_comm();
     let (clone_flags, own_stack) = asked_for(parent, door);
     let mechanism = if clone_flags == NONE {
         NO_MECHANISM
@@ -372,7 +391,8 @@ fn failed(cpu: Cpu, pid: u32, tid: u32, door: Door, errno: u32, followed: bool) 
             errno,
             mechanism,
             door: door as u8,
-            reserved: [0; 6],
+            reserved_16: 0,
+            reserved_32: 0,
         },
     );
 }

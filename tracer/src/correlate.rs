@@ -115,6 +115,8 @@ pub struct Correlator {
     /// Held spawns in the order of their making; an entry may be out of date.
     order: VecDeque<(u64, u32)>,
     waiting: usize,
+    /// Children (tid and start) whose complete spawn waits behind another's, and behind whose.
+    behind: HashMap<(u32, u64), u32>,
     /// By the child's tid.
     late: HashMap<u32, Late>,
     /// By pid, and only for the process that started then.
@@ -175,11 +177,17 @@ impl Correlator {
             Event::ChildStart(started) => self.started(&started, out),
             Event::SpawnFailure(failure) => {
                 let record = self.failure(&failure);
-                self.emit(record, failure.parent_tid, failure.parent_pid, out);
+                self.emit(
+                    record,
+                    failure.parent_tid,
+                    failure.parent_pid,
+                    failure.parent_start,
+                    out,
+                );
             }
             Event::Exec(exec, filename, argv) => {
                 let record = self.exec(&exec, filename, argv);
-                self.emit(record, exec.old_tid, exec.pid, out);
+                self.emit(record, exec.old_tid, exec.pid, exec.start, out);
             }
             Event::Exit(exit) => self.exit(&exit, out),
             Event::Cgroup(id, path) => self.know_cgroup(id, path),
@@ -209,11 +217,19 @@ impl Correlator {
         self.cgroups.get(&id).cloned()
     }
 
-    /// Writes a record of task `tid` of process `pid`, behind the spawn of either.
-    fn emit(&mut self, record: Record, tid: u32, pid: u32, out: &mut Vec<Record>) {
-        let before = [tid, pid].into_iter().find(|id| self.held.contains_key(id));
-        match before.and_then(|id| self.held.get_mut(&id)) {
-            Some(held) => {
+    /// Writes a record of task `tid` of process `pid` that started at `start`, behind the
+    /// spawn of either.
+    fn emit(&mut self, record: Record, tid: u32, pid: u32, start: u64, out: &mut Vec<Record>) {
+        let holder = |id: u32| match self.held.get(&id) {
+            Some(held) if held.spawn.child.start_time == start => Some(id),
+            _ => self.behind.get(&(id, start)).copied(),
+        };
+        let before = holder(tid).or_else(|| holder(pid));
+        match before.and_then(|id| Some((id, self.held.get_mut(&id)?))) {
+            Some((id, held)) => {
+                if let Record::Spawn(spawn) = &record {
+                    self.behind.insert((spawn.child.tid, spawn.child.start_time), id);
+                }
                 held.behind.push(record);
                 self.waiting += 1;
             }
@@ -266,7 +282,8 @@ impl Correlator {
         let awaits_return = spawn.header.flags & flags::AWAITS_RETURN != 0;
         let awaits_start = spawn.header.flags & flags::AWAITS_START != 0;
         if !awaits_return && !awaits_start {
-            self.emit(Record::Spawn(record), spawn.parent_tid, spawn.parent_pid, out);
+            let (tid, pid) = (spawn.parent_tid, spawn.parent_pid);
+            self.emit(Record::Spawn(record), tid, pid, spawn.parent_start, out);
             return;
         }
         let since = spawn.header.at;
@@ -339,11 +356,16 @@ impl Correlator {
                 },
             );
         }
-        let (parent_tid, parent_pid) = (spawn.parent.tid, spawn.parent.pid);
+        let Parent { tid: parent_tid, pid: parent_pid, start_time, .. } = spawn.parent;
         self.waiting -= behind.len();
-        self.emit(Record::Spawn(spawn), parent_tid, parent_pid, out);
+        for record in &behind {
+            if let Record::Spawn(spawn) = record {
+                self.behind.remove(&(spawn.child.tid, spawn.child.start_time));
+            }
+        }
+        self.emit(Record::Spawn(spawn), parent_tid, parent_pid, start_time, out);
         for record in behind {
-            self.emit(record, parent_tid, parent_pid, out);
+            self.emit(record, parent_tid, parent_pid, start_time, out);
         }
     }
 
@@ -457,7 +479,7 @@ impl Correlator {
             mechanism: mechanism_name(exit.mechanism),
             lossy,
         }));
-        self.emit(record, exit.tid, exit.pid, out);
+        self.emit(record, exit.tid, exit.pid, exit.start, out);
     }
 
     fn argv_of(&self, pid: u32, start: u64) -> Option<Argv> {

@@ -13,7 +13,7 @@ fn spawn(parent: u32, child: u32, at: u64, flags: u16) -> Event {
         header: header(Kind::Spawn, at, flags),
         parent_pid: parent,
         parent_tid: parent,
-        parent_start: u64::from(parent) * TICK,
+        parent_start: if parent == 10 { 100 } else { 1 }, // 10 is spawned at 100
         child_pid: child,
         child_tid: child,
         child_ns_pid: child,
@@ -216,6 +216,27 @@ fn what_is_held_is_bounded() {
     assert_eq!(out.len(), n as usize);
 }
 
+/// No record of a child stands before the spawn that made it.
+fn assert_spawns_first(records: &[Record]) {
+    let subject = |record: &Record| match record {
+        Record::Spawn(s) => (s.parent.pid, s.parent.start_time),
+        Record::Exec(e) => (e.pid, e.start_time),
+        Record::Exit(e) => (e.pid, e.start_time),
+        other => panic!("{other:?}"),
+    };
+    for (at, record) in records.iter().enumerate() {
+        if let Record::SpawnUpdate(_) = record {
+            continue;
+        }
+        let subject = subject(record);
+        let later = records[at + 1..].iter().any(|r| {
+            matches!(r, Record::Spawn(s)
+                if (s.child.pid, s.child.start_time) == subject)
+        });
+        assert!(!later, "{} precedes its spawn in {:?}", at, words(records));
+    }
+}
+
 #[test]
 fn any_order_loss_and_repetition_keeps_children_behind_their_spawn() {
     // A small generator of its own: the same sequence at every run.
@@ -226,32 +247,43 @@ fn any_order_loss_and_repetition_keeps_children_behind_their_spawn() {
         seed ^= seed << 17;
         seed % n
     };
-    for _ in 0..300 {
+    for _ in 0..3000 {
         let mut correlator = Correlator::default();
         let mut out = Vec::new();
         let mut at = 1000;
+        let mut starts = [0_u64; 6];
         for _ in 0..60 {
-            at += random(PATIENCE / 8);
-            let child = 10 + random(6) as u32;
-            let start = 100 + u64::from(child);
+            at += 1 + random(PATIENCE / 8);
+            let child = random(6);
+            let parent = (child + 1 + random(5)) % 6;
+            let id = |index: u64| 10 + index as u32;
+            let start = starts[child as usize];
             let event = match random(6) {
-                0 | 1 => Event::Spawn(event::Spawn {
-                    header: header(Kind::Spawn, at, (random(4)) as u16),
-                    parent_pid: 10 + random(6) as u32,
-                    child_pid: child,
-                    child_tid: child,
-                    child_start: start,
-                    ..event::Spawn::default()
-                }),
-                2 => returned(child, start, at),
-                3 => started(child, start, at),
-                4 => exec(child, start, at, b"a\0"),
-                _ => exit(child, start, at),
+                0 | 1 => {
+                    let parent_start = starts[parent as usize];
+                    starts[child as usize] = at;
+                    Event::Spawn(event::Spawn {
+                        header: header(Kind::Spawn, at, random(4) as u16),
+                        parent_pid: id(parent),
+                        parent_tid: id(parent),
+                        parent_start,
+                        child_pid: id(child),
+                        child_tid: id(child),
+                        child_start: at,
+                        ..event::Spawn::default()
+                    })
+                }
+                2 => returned(id(child), start, at),
+                3 => started(id(child), start, at),
+                4 => exec(id(child), start, at, b"a\0"),
+                _ => exit(id(child), start, at),
             };
             correlator.push(event, &mut out);
             correlator.tick(at, &mut out);
         }
         correlator.flush(&mut out);
-        assert!(correlator.held.is_empty() && correlator.waiting == 0);
+        assert!(correlator.held.is_empty() && correlator.behind.is_empty());
+        assert_eq!(correlator.waiting, 0);
+        assert_spawns_first(&out);
     }
 }

@@ -60,8 +60,6 @@ pub enum Format {
 /// Flags of `trace`.
 #[derive(Debug, Args)]
 pub struct Trace {
-    #[command(flatten)]
-    filters: FilterFlags,
     /// How records are written
     #[arg(long, value_enum, default_value = "text")]
     pub format: Format,
@@ -86,6 +84,8 @@ pub struct Trace {
     /// With a COMMAND: do not end before its last descendant has
     #[arg(long)]
     pub wait_all: bool,
+    #[command(flatten)]
+    filters: FilterFlags,
     /// Trace this command and its descendants only
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,

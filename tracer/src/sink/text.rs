@@ -31,11 +31,18 @@ pub struct Layout {
 }
 
 impl Layout {
+    fn narrow(self) -> bool {
+        self.width.is_some_and(|width| width < 100)
+    }
+
     fn parent_width(self) -> usize {
-        match self.width {
-            Some(width) if width < 100 => 17,
-            _ => 26,
-        }
+        if self.narrow() { 16 } else { 26 }
+    }
+
+    /// Columns before the child, and those before the command line.
+    fn indents(self) -> (usize, usize) {
+        let child = 8 + 1 + 11 + 1 + self.parent_width() + 1;
+        (child, child + 7 + 8 + 8 + 2)
     }
 }
 
@@ -88,14 +95,17 @@ impl Text {
         let moment = jiff::Timestamp::from_nanosecond(i128::from(line.time.0)).unwrap_or_default();
         let time = moment.to_zoned(self.zone.clone()).strftime("%H:%M:%S").to_string();
         let mut text = format!(
-            "{time}  {} {} {} {:>8}  {:>8}  ",
+            "{time} {} {} ",
             fit(line.how, 11),
-            fit(&line.parent, self.layout.parent_width()),
-            fit(&line.child, 7),
-            line.call,
-            line.to_exec,
+            fit(&line.parent, self.layout.parent_width())
         );
-        let used = 8 + 2 + 11 + 1 + self.layout.parent_width() + 1 + 7 + 1 + 8 + 2 + 8 + 2;
+        let (child, what) = self.layout.indents();
+        // Where there is no child, a narrow terminal has better use for the columns.
+        let mut used = child;
+        if !line.child.is_empty() || !self.layout.narrow() {
+            let _ = write!(text, "{}{:>8}{:>8}  ", fit(&line.child, 7), line.call, line.to_exec);
+            used = what;
+        }
         match self.layout.width {
             Some(width) => text.push_str(&clip(&line.what, width.saturating_sub(used))),
             None => text.push_str(&line.what),
@@ -120,7 +130,7 @@ impl Text {
                     let _ = write!(what, "page tables {}", bytes(size));
                 }
                 if let Some(copy) = spawn.copy_ns {
-                    let _ = write!(what, " copied in {}", duration(copy));
+                    let _ = write!(what, ", {}", duration(copy));
                 }
                 what
             }
@@ -226,7 +236,7 @@ impl Text {
     fn head(&self, header: &crate::record::Header, out: &mut Vec<u8>) {
         let degraded = header.measures.values().filter(|m| m.state != "ok").count();
         let measured = match degraded {
-            0 => "everything asked for is measured".to_string(),
+            0 => "all measured".to_string(),
             n => format!("{} degraded or missing: see forkscope doctor", count(n as u64)),
         };
         let line = format!(
@@ -238,8 +248,8 @@ impl Text {
             return;
         }
         let titles = format!(
-            "{} {} {} {:>8}  {:>8}  what",
-            fit("time      how", 21),
+            "time     {} {} {}{:>8}{:>8}  what",
+            fit("how", 11),
             fit("parent", self.layout.parent_width()),
             fit("child", 7),
             "call",

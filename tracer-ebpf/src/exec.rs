@@ -83,7 +83,7 @@ fn known(pid: u32, tid: u32, start: u64) -> Known {
 /// Judges, counts and fills in what both kinds of exec share; `None` when it is filtered out.
 #[inline(always)]
 fn begin(cpu: Cpu, task: Task, old_tid: u32, at: u64) -> Option<(event::Exec, Known)> {
-    let Some((pid, tid)) = traced_task() else { return None };
+    let (pid, tid) = traced_task()?;
     count!(cpu, stages[Kind::Exec as usize].seen);
     let start = task.process_start();
     let known = known(pid, old_tid, start);
@@ -210,13 +210,13 @@ pub fn returned(at_dir: bool, ret: i64) {
     let regs = task.regs();
     let (path, argv) = if at_dir { (regs.arg(1), regs.arg(2)) } else { (regs.arg(0), regs.arg(1)) };
     // SAFETY: the payload begins with room for a whole path.
-    let with_nul = unsafe {
-        read_user_str(path.unwrap_or(0), scratch.payload.as_mut_ptr(), MAX_FILENAME as u32)
-    };
+    let with_nul =
+        unsafe { read_user_str(path, scratch.payload.as_mut_ptr(), MAX_FILENAME as u32) };
     let name_len = filename(&mut record, with_nul);
-    match argv {
-        None => record.header.flags |= flags::ARGV_UNREADABLE,
-        Some(argv) => gather(&mut record, scratch, name_len, argv),
+    if regs.has_args() {
+        gather(&mut record, scratch, name_len, argv);
+    } else {
+        record.header.flags |= flags::ARGV_UNREADABLE;
     }
     send(cpu, scratch, record);
 }

@@ -33,13 +33,13 @@ pub fn ended(task: Task, group_dead: bool) {
         let _ = TASKS.remove(tid);
     }
     if group_dead {
-        if tid != pid {
-            if let Some(state) = TASKS.get_ptr_mut(pid) {
-                // SAFETY: as above; no other task of the process is left.
-                let state = unsafe { &*state };
-                followed |= state.flags & task_flags::FOLLOWED != 0;
-                mechanism = state.mechanism;
-            }
+        if tid != pid
+            && let Some(state) = TASKS.get_ptr_mut(pid)
+        {
+            // SAFETY: as above; no other task of the process is left.
+            let state = unsafe { &*state };
+            followed |= state.flags & task_flags::FOLLOWED != 0;
+            mechanism = state.mechanism;
         }
         let _ = TASKS.remove(pid);
         if followed {

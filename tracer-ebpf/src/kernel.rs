@@ -6,6 +6,9 @@
 //! against BTF and the kernel makes a bad address read as zero. Elsewhere
 //! `bpf_probe_read_kernel` does the same more slowly.
 
+mod cgroup;
+mod regs;
+
 use core::mem::MaybeUninit;
 
 use aya_ebpf::helpers::{
@@ -15,7 +18,11 @@ use aya_ebpf::helpers::{
 use forkscope_common::{
     config::{Config, MISSING, feature},
     event::COMM_LEN,
-    mechanism::Door,
+};
+
+pub use self::{
+    cgroup::Cgroup,
+    regs::{Regs, native_door},
 };
 
 /// Replaced before the programs are loaded; read-only for them.
@@ -253,83 +260,6 @@ impl Task {
     }
 }
 
-/// Saved user registers.
-#[derive(Clone, Copy)]
-pub struct Regs {
-    at: Ptr,
-    typed: bool,
-}
-
-impl Regs {
-    #[inline(always)]
-    fn get(self, offset: u32) -> Option<u64> {
-        if self.typed { self.at.field(offset) } else { self.at.probe(offset) }
-    }
-
-    /// User stack pointer.
-    #[inline(always)]
-    pub fn sp(self) -> Option<u64> {
-        self.get(config!(offsets.regs_sp))
-    }
-
-    /// An argument of the syscall under way, 0 to 2.
-    #[inline(always)]
-    pub fn arg(self, index: u32) -> Option<u64> {
-        self.get(match index {
-            0 => config!(offsets.regs_arg0),
-            1 => config!(offsets.regs_arg1),
-            _ => config!(offsets.regs_arg2),
-        })
-    }
-
-    /// The syscall by which the task entered, as a door.
-    #[inline(always)]
-    pub fn door(self, compat: bool) -> Door {
-        /// x86's x32 calls carry this bit.
-        const X32_BIT: u32 = 0x4000_0000;
-        let Some(number) = self.get(config!(offsets.regs_syscall)) else { return Door::None };
-        let number = number as u32 & !X32_BIT;
-        if compat {
-            door_of(
-                number,
-                config!(compat_syscalls.fork),
-                config!(compat_syscalls.vfork),
-                config!(compat_syscalls.clone),
-                config!(compat_syscalls.clone3),
-            )
-        } else {
-            native_door(number)
-        }
-    }
-}
-
-/// The door with this 64-bit syscall number.
-#[inline(always)]
-pub fn native_door(number: u32) -> Door {
-    door_of(
-        number,
-        config!(syscalls.fork),
-        config!(syscalls.vfork),
-        config!(syscalls.clone),
-        config!(syscalls.clone3),
-    )
-}
-
-#[inline(always)]
-fn door_of(number: u32, fork: u32, vfork: u32, clone: u32, clone3: u32) -> Door {
-    if number == clone {
-        Door::Clone
-    } else if number == clone3 {
-        Door::Clone3
-    } else if number == vfork {
-        Door::Vfork
-    } else if number == fork {
-        Door::Fork
-    } else {
-        Door::None
-    }
-}
-
 /// An address space, by its `mm_struct`.
 #[derive(Clone, Copy)]
 pub struct Mm(pub Ptr);
@@ -377,68 +307,6 @@ impl Mm {
         let start = self.0.field::<u64>(config!(offsets.mm_arg_start))?;
         let end = self.0.field::<u64>(config!(offsets.mm_arg_end))?;
         if end < start { None } else { Some((start, end - start)) }
-    }
-}
-
-/// A control group, by its `struct cgroup`.
-#[derive(Clone, Copy)]
-pub struct Cgroup(pub Ptr);
-
-impl Cgroup {
-    #[inline(always)]
-    pub fn v2_of(css_set: Ptr) -> Self {
-        Self(css_set.pointer(config!(offsets.css_set_dfl_cgrp)))
-    }
-
-    /// The control group of one controller.
-    #[inline(always)]
-    pub fn of_controller(css_set: Ptr, index: u32) -> Self {
-        let base = config!(offsets.css_set_subsys);
-        if base == MISSING {
-            return Self(Ptr(core::ptr::null()));
-        }
-        Self(css_set.pointer(base.wrapping_add(index * 8)).pointer(config!(offsets.css_cgroup)))
-    }
-
-    #[inline(always)]
-    pub fn level(self) -> u32 {
-        self.0.field(config!(offsets.cgroup_level)).unwrap_or(0)
-    }
-
-    #[inline(always)]
-    pub fn hierarchy(self) -> u32 {
-        self.0
-            .pointer(config!(offsets.cgroup_root))
-            .field(config!(offsets.root_hierarchy_id))
-            .unwrap_or(0)
-    }
-
-    /// Id of its node, unique within its hierarchy.
-    #[inline(always)]
-    pub fn id(self) -> u64 {
-        self.0.pointer(config!(offsets.cgroup_kn)).field(config!(offsets.kernfs_id)).unwrap_or(0)
-    }
-
-    /// Id of its ancestor at `level`, at most its own.
-    #[inline(always)]
-    pub fn ancestor_id(self, level: u32) -> u64 {
-        if has(feature::CGROUP_POINTERS) {
-            let base = config!(offsets.cgroup_ancestors);
-            if base == MISSING {
-                return 0;
-            }
-            let ancestor = self.0.probe::<*const u8>(base.wrapping_add(level.wrapping_mul(8)));
-            let Some(ancestor) = ancestor else { return 0 };
-            let node = Ptr(ancestor).probe::<*const u8>(config!(offsets.cgroup_kn));
-            let Some(node) = node else { return 0 };
-            Ptr(node).probe(config!(offsets.kernfs_id)).unwrap_or(0)
-        } else {
-            let base = config!(offsets.cgroup_ancestor_ids);
-            if base == MISSING {
-                return 0;
-            }
-            self.0.probe(base.wrapping_add(level.wrapping_mul(8))).unwrap_or(0)
-        }
     }
 }
 

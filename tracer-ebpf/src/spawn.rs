@@ -332,24 +332,19 @@ fn asked_for(task: Task, door: Door) -> (u64, bool) {
     match door {
         Door::Fork => (0, false),
         Door::Vfork => (flag::VM | flag::VFORK, false),
-        Door::Clone => match regs.arg(0) {
-            Some(clone_flags) => {
-                (clone_flags as u32 as u64 & !flag::CSIGNAL, !matches!(regs.arg(1), Some(0) | None))
-            }
-            None => (NONE, false),
-        },
-        Door::Clone3 => {
+        Door::Clone if regs.has_args() => {
+            (u64::from(regs.arg(0) as u32) & !flag::CSIGNAL, regs.arg(1) != 0)
+        }
+        Door::Clone3 if regs.has_args() => {
             // struct clone_args of include/uapi/linux/sched.h: flags first, stack sixth.
             let mut args = [0_u64; 6];
-            let Some(at) = regs.arg(0) else { return (NONE, false) };
             // SAFETY: `args` is writable for its size.
-            if unsafe { read_user(at, args.as_mut_ptr().cast(), size_of::<[u64; 6]>() as u32) } {
-                (args[0], args[5] != 0)
-            } else {
-                (NONE, false)
-            }
+            let read = unsafe {
+                read_user(regs.arg(0), args.as_mut_ptr().cast(), size_of::<[u64; 6]>() as u32)
+            };
+            if read { (args[0], args[5] != 0) } else { (NONE, false) }
         }
-        Door::None => (NONE, false),
+        _ => (NONE, false),
     }
 }
 

@@ -406,8 +406,8 @@ impl Correlator {
     fn exec(&mut self, exec: &event::Exec, filename: Arc<[u8]>, argv: Arc<[u8]>) -> Record {
         let has = |flag: u16| exec.header.flags & flag != 0;
         let comm = Comm(exec.comm);
-        let argv = (!has(flags::ARGV_UNREADABLE)).then(|| Argv(argv));
-        let filename = (!has(flags::FILENAME_UNREADABLE)).then(|| Bytes(filename));
+        let argv = (!has(flags::ARGV_UNREADABLE)).then_some(Argv(argv));
+        let filename = (!has(flags::FILENAME_UNREADABLE)).then_some(Bytes(filename));
         if exec.errno == 0 {
             self.forget(exec.pid);
             if let Some(argv) = &argv {

@@ -124,6 +124,7 @@ impl Session {
                 format!("{}: {}: {why}", m.title, m.state.name())
             })
             .collect();
+        notes.extend_from_slice(self.live.notes());
         if !self.host.initial_pid_namespace {
             notes.push(
                 "this is not the initial pid namespace: pids are those of the initial one".into(),
@@ -169,8 +170,7 @@ impl Session {
         let all = procfs::processes();
         let leads = |process: &procfs::Stat| {
             (filters.pids.is_empty() || filters.pids.contains(&process.pid))
-                && (filters.comms.is_empty()
-                    || filters.comms.iter().any(|comm| *comm == process.comm))
+                && (filters.comms.is_empty() || filters.comms.contains(&process.comm))
                 && (!filters.pids.is_empty() || !filters.comms.is_empty())
         };
         for pid in procfs::with_descendants(&all, leads) {
@@ -388,8 +388,9 @@ impl<'a> Run<'a> {
     /// Notices losses, says them in the stream, and keeps the buckets from wrapping.
     fn audit(&mut self) {
         self.audited = Instant::now();
-        self.session.live.histograms();
-        let lost = lost_in_kernel(&self.session.live.counters(), &self.session.live);
+        self.session.live.books().histograms();
+        let raw = self.session.live.books().counters();
+        let lost = lost_in_kernel(&raw, &self.session.live);
         self.say_lost("kernel", lost - self.lost_kernel);
         self.lost_kernel = lost;
         self.say_lost("decode", self.decode_errors - self.lost_decode);
@@ -413,8 +414,8 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn all_ended(&self) -> bool {
-        let counters = self.session.live.counters();
+    fn all_ended(&mut self) -> bool {
+        let counters = self.session.live.books().counters();
         // The command itself was made by us, and is not counted as made.
         counters.followed_ended > counters.followed_made
     }
@@ -429,7 +430,7 @@ impl<'a> Run<'a> {
         self.correlator.flush(&mut self.out);
         self.audit();
         self.hand_over();
-        let raw = self.session.live.counters();
+        let raw = self.session.live.books().counters();
         let sees_calls = sees_calls(&self.session.host);
         Summary {
             duration_ns: duration.as_nanos() as u64,
@@ -439,7 +440,7 @@ impl<'a> Run<'a> {
                 decode: self.decode_errors,
                 sink: self.consumer.lost(),
             },
-            histograms: stats::histograms(self.session.live.histograms()),
+            histograms: stats::histograms(self.session.live.books().histograms()),
         }
     }
 }

@@ -15,7 +15,7 @@ use hdrhistogram::{
 };
 
 use crate::{
-    kernel::load::Totals,
+    kernel::books::Totals,
     plan::Measures,
     record::{ByMechanism, Counters, Distribution, Histograms},
 };

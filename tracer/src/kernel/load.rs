@@ -13,12 +13,12 @@ use aya::{
 use forkscope_common::{
     Plain as _,
     config::{TaskState, feature, slot, task},
-    event::{COMM_LEN, Counters, NO_MECHANISM},
-    hist::{BUCKETS, Hist},
+    event::{COMM_LEN, NO_MECHANISM},
 };
 
 use super::{
     backend::{CREATING, EXECS},
+    books::Books,
     config,
     host::Host,
     sys::{self, Mapped},
@@ -45,22 +45,9 @@ pub struct Live {
     links: Vec<(&'static str, BtfTracePointLinkId)>,
     events: Vec<OwnedFd>,
     attached: Vec<&'static str>,
-    counters: Mapped,
-    histograms: Mapped,
-    cpus: u32,
+    notes: Vec<String>,
+    books: Books,
     ring: Option<RingBuf<MapData>>,
-    /// What each CPU's histograms held when last read, to add up what has come since.
-    last: Vec<Vec<u32>>,
-    totals: Vec<Totals>,
-}
-
-/// One histogram, added up over the CPUs.
-#[derive(Clone)]
-pub struct Totals {
-    /// Sum of the values.
-    pub sum: u64,
-    /// Count per bucket.
-    pub buckets: Vec<u64>,
 }
 
 /// A program of a BTF tracepoint, and when it is needed.
@@ -142,14 +129,40 @@ pub fn not_permitted(missing: &[&str]) -> Failure {
 impl Live {
     /// Makes the maps and loads the programs that the plan needs.
     ///
+    /// Where the verifier refuses to follow typed pointers, the programs read by helper calls
+    /// instead; [`Self::notes`] says so.
+    ///
     /// # Errors
     /// When privileges are missing, or the kernel refuses a map or a program.
     pub fn load(host: &Host, plan: &Plan, tracer_pid: u32) -> Result<Self, Failure> {
+        let typed = host.helpers.contains("get_current_task_btf");
+        match Self::load_reading(host, plan, tracer_pid, typed) {
+            Err(first) if typed && first.why != Why::NotPermitted => {
+                let Ok(mut live) = Self::load_reading(host, plan, tracer_pid, false) else {
+                    return Err(first);
+                };
+                live.notes.push(format!("kernel memory is read by helper calls, slower: {first}"));
+                Ok(live)
+            }
+            other => other,
+        }
+    }
+
+    fn load_reading(
+        host: &Host,
+        plan: &Plan,
+        tracer_pid: u32,
+        typed: bool,
+    ) -> Result<Self, Failure> {
         let missing = host.missing_to_load();
         if !missing.is_empty() {
             return Err(not_permitted(&missing));
         }
-        let config = config::build(host, plan, tracer_pid)?;
+        let mut config = config::build(host, plan, tracer_pid)?;
+        if !typed {
+            // The helper that finds saved registers takes a typed task.
+            config.features &= !(feature::TYPED_POINTERS | feature::TASK_PT_REGS);
+        }
         let btf = Btf::from_sys_fs().map_err(|e| loading(host, "reading the kernel's BTF", &e))?;
         let tasks = host.pid_max.clamp(1024, MOST_TASKS);
         let bytes: &[u8] = config.as_bytes();
@@ -179,9 +192,7 @@ impl Live {
                 Failure::new(Why::Failed, format!("mapping {name} failed: {e}; report it"))
             })
         };
-        let slots = (slot::COUNT * host.cpus) as usize;
-        let counters = mapped("COUNTERS", size_of::<Counters>() * host.cpus as usize)?;
-        let histograms = mapped("HISTS", size_of::<Hist>() * slots)?;
+        let books = Books::new(host.cpus, mapped)?;
         let ring = ebpf
             .take_map("EVENTS")
             .ok_or_else(|| Failure::new(Why::Failed, "no map EVENTS"))
@@ -194,12 +205,9 @@ impl Live {
             links: Vec::new(),
             events: Vec::new(),
             attached: Vec::new(),
-            counters,
-            histograms,
-            cpus: host.cpus,
+            notes: Vec::new(),
+            books,
             ring: Some(ring),
-            last: vec![vec![0; BUCKETS]; slots],
-            totals: vec![Totals { sum: 0, buckets: vec![0; BUCKETS] }; slot::COUNT as usize],
         };
         live.fill_filters(host, plan)?;
         live.load_programs(host, &btf)?;
@@ -361,33 +369,9 @@ impl Live {
         self.ring.take()
     }
 
-    /// What was counted, added up over the CPUs.
-    #[must_use]
-    pub fn counters(&self) -> Counters {
-        let mut sum = Counters::default();
-        for cpu in 0..self.cpus as usize {
-            add_counters(&mut sum, &self.counters.read(cpu * size_of::<Counters>()));
-        }
-        sum
-    }
-
-    /// The histograms so far, by slot. Called at least as often as a bucket can wrap:
-    /// every few minutes.
-    pub fn histograms(&mut self) -> &[Totals] {
-        for total in &mut self.totals {
-            total.sum = 0;
-        }
-        for (index, last) in self.last.iter_mut().enumerate() {
-            let base = index * size_of::<Hist>();
-            let total = &mut self.totals[index % slot::COUNT as usize];
-            total.sum = total.sum.wrapping_add(self.histograms.read(base));
-            for bucket in 0..BUCKETS {
-                let now: u32 = self.histograms.read(base + 8 + 4 * bucket);
-                total.buckets[bucket] += u64::from(now.wrapping_sub(last[bucket]));
-                last[bucket] = now;
-            }
-        }
-        &self.totals
+    /// What the programs count.
+    pub fn books(&mut self) -> &mut Books {
+        &mut self.books
     }
 
     /// Runs that the kernel skipped because a program was already running on the CPU, by program.
@@ -407,6 +391,12 @@ impl Live {
             }
         }
         missed
+    }
+
+    /// Fallbacks that loading had to take.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// Names of the programs in use.
@@ -438,35 +428,3 @@ impl Live {
 struct Remembered(TaskState);
 // SAFETY: `TaskState` is `Plain`: integers without padding.
 unsafe impl aya::Pod for Remembered {}
-
-/// Adds field by field; a new field breaks the build here.
-fn add_counters(sum: &mut Counters, one: &Counters) {
-    let Counters {
-        stages,
-        spawns,
-        spawn_failures,
-        execs,
-        exec_failures,
-        exits,
-        forgotten,
-        followed_made,
-        followed_ended,
-        reserved: _,
-    } = one;
-    for (sum, one) in sum.stages.iter_mut().zip(stages) {
-        sum.seen += one.seen;
-        sum.filtered += one.filtered;
-        sum.submitted += one.submitted;
-        sum.dropped += one.dropped;
-    }
-    for (sum, one) in sum.spawns.iter_mut().zip(spawns) {
-        *sum += one;
-    }
-    sum.spawn_failures += spawn_failures;
-    sum.execs += execs;
-    sum.exec_failures += exec_failures;
-    sum.exits += exits;
-    sum.forgotten += forgotten;
-    sum.followed_made += followed_made;
-    sum.followed_ended += followed_ended;
-}

@@ -1,6 +1,7 @@
 //! The running kernel: what it offers, what is chosen, and the only code that loads.
 
 pub mod backend;
+pub mod books;
 pub mod btf;
 pub mod cgroups;
 pub mod config;

@@ -1,0 +1,67 @@
+//! Control groups.
+
+use forkscope_common::config::{MISSING, feature};
+
+use super::{Ptr, config, has};
+
+/// A control group, by its `struct cgroup`.
+#[derive(Clone, Copy)]
+pub struct Cgroup(pub Ptr);
+
+impl Cgroup {
+    #[inline(always)]
+    pub fn v2_of(css_set: Ptr) -> Self {
+        Self(css_set.pointer(config!(offsets.css_set_dfl_cgrp)))
+    }
+
+    /// The control group of one controller.
+    #[inline(always)]
+    pub fn of_controller(css_set: Ptr, index: u32) -> Self {
+        let base = config!(offsets.css_set_subsys);
+        if base == MISSING {
+            return Self(Ptr(core::ptr::null()));
+        }
+        Self(css_set.pointer(base.wrapping_add(index * 8)).pointer(config!(offsets.css_cgroup)))
+    }
+
+    #[inline(always)]
+    pub fn level(self) -> u32 {
+        self.0.field(config!(offsets.cgroup_level)).unwrap_or(0)
+    }
+
+    #[inline(always)]
+    pub fn hierarchy(self) -> u32 {
+        self.0
+            .pointer(config!(offsets.cgroup_root))
+            .field(config!(offsets.root_hierarchy_id))
+            .unwrap_or(0)
+    }
+
+    /// Id of its node, unique within its hierarchy.
+    #[inline(always)]
+    pub fn id(self) -> u64 {
+        self.0.pointer(config!(offsets.cgroup_kn)).field(config!(offsets.kernfs_id)).unwrap_or(0)
+    }
+
+    /// Id of its ancestor at `level`, at most its own.
+    #[inline(always)]
+    pub fn ancestor_id(self, level: u32) -> u64 {
+        if has(feature::CGROUP_POINTERS) {
+            let base = config!(offsets.cgroup_ancestors);
+            if base == MISSING {
+                return 0;
+            }
+            let ancestor = self.0.probe::<*const u8>(base.wrapping_add(level.wrapping_mul(8)));
+            let Some(ancestor) = ancestor else { return 0 };
+            let node = Ptr(ancestor).probe::<*const u8>(config!(offsets.cgroup_kn));
+            let Some(node) = node else { return 0 };
+            Ptr(node).probe(config!(offsets.kernfs_id)).unwrap_or(0)
+        } else {
+            let base = config!(offsets.cgroup_ancestor_ids);
+            if base == MISSING {
+                return 0;
+            }
+            self.0.probe(base.wrapping_add(level.wrapping_mul(8))).unwrap_or(0)
+        }
+    }
+}

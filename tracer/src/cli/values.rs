@@ -1,0 +1,117 @@
+//! Values on the command line.
+
+use std::time::Duration;
+
+use forkscope_common::mechanism::Mechanism;
+
+/// At most so many bytes of a text, whole characters.
+pub fn cut(text: &str, bytes: usize) -> String {
+    let mut end = text.len().min(bytes);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].to_string()
+}
+
+/// A mechanism by its name.
+pub fn mechanism(text: &str) -> Result<Mechanism, String> {
+    Mechanism::ALL.into_iter().find(|m| m.name() == text).ok_or_else(|| {
+        let names: Vec<_> = Mechanism::ALL.iter().map(|m| m.name()).collect();
+        format!("give one of {}", names.join(", "))
+    })
+}
+
+/// A user by number or name.
+pub fn user(text: &str) -> Result<u32, String> {
+    if let Ok(uid) = text.parse() {
+        return Ok(uid);
+    }
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    passwd
+        .lines()
+        .find_map(|line| {
+            let mut fields = line.split(':');
+            (fields.next()? == text).then(|| fields.nth(1)?.parse().ok())?
+        })
+        .ok_or_else(|| "no such user; give a number".into())
+}
+
+fn split_unit(text: &str) -> (&str, &str) {
+    text.split_at(text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len()))
+}
+
+/// `10s`, `500ms`, `2m`, `1h`; a number alone is seconds.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) = split_unit(text);
+    let scale = match unit {
+        "ms" => 1e-3,
+        "s" | "" => 1.0,
+        "m" | "min" => 60.0,
+        "h" => 3600.0,
+        "d" => 86_400.0,
+        _ => return Err("give 10s, 500ms, 2m or 1h".into()),
+    };
+    let seconds = number.parse::<f64>().map_err(|_| "give 10s, 500ms, 2m or 1h")? * scale;
+    if seconds <= 0.0 {
+        return Err("it must be longer than nothing".into());
+    }
+    Duration::try_from_secs_f64(seconds)
+        .ok()
+        .filter(|d| *d < Duration::from_secs(10 * 365 * 86_400))
+        .ok_or_else(|| "that is too long".into())
+}
+
+/// `64MiB`, `1GiB`, `4096`; decimal units too.
+pub fn size(text: &str) -> Result<u64, String> {
+    let (number, unit) = split_unit(text);
+    let scale: u64 = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        "t" | "tib" => 1 << 40,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "tb" => 1_000_000_000_000,
+        _ => return Err("give bytes, or 64KiB, 16MiB, 1GiB".into()),
+    };
+    let value =
+        number.parse::<f64>().map_err(|_| "give bytes, or 64KiB, 16MiB, 1GiB")? * scale as f64;
+    if value < 9e18 { Ok(value as u64) } else { Err("that is too much".into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_and_sizes_are_read() {
+        for (text, expected) in [
+            ("10s", Some(Duration::from_secs(10))),
+            ("1.5s", Some(Duration::from_millis(1500))),
+            ("500ms", Some(Duration::from_millis(500))),
+            ("2m", Some(Duration::from_secs(120))),
+            ("3", Some(Duration::from_secs(3))),
+            ("0", None),
+            ("0s", None),
+            ("-1s", None),
+            ("10x", None),
+            ("", None),
+            ("999999999999h", None),
+        ] {
+            assert_eq!(duration(text).ok(), expected, "{text:?}");
+        }
+        for (text, expected) in [
+            ("4096", Some(4096)),
+            ("16MiB", Some(16 << 20)),
+            ("1.5k", Some(1536)),
+            ("1GB", Some(1_000_000_000)),
+            ("x", None),
+            ("1Q", None),
+            ("99999999999T", None),
+        ] {
+            assert_eq!(size(text).ok(), expected, "{text:?}");
+        }
+    }
+}

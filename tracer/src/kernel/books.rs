@@ -1,0 +1,110 @@
+//! What the programs count, read without a syscall while they write it.
+
+use forkscope_common::{
+    config::slot,
+    event::Counters,
+    hist::{BUCKETS, Hist},
+};
+
+use super::sys::Mapped;
+use crate::failure::Failure;
+
+/// Counters and histograms, mapped.
+pub struct Books {
+    counters: Mapped,
+    histograms: Mapped,
+    cpus: u32,
+    /// What each CPU's histograms held when last read, to add up what has come since.
+    last: Vec<Vec<u32>>,
+    totals: Vec<Totals>,
+}
+
+/// One histogram, added up over the CPUs.
+#[derive(Clone)]
+pub struct Totals {
+    /// Sum of the values.
+    pub sum: u64,
+    /// Count per bucket.
+    pub buckets: Vec<u64>,
+}
+
+impl Books {
+    /// Maps both; `map` maps so many bytes of the map of that name.
+    ///
+    /// # Errors
+    /// Those of `map`.
+    pub(super) fn new(
+        cpus: u32,
+        map: impl Fn(&str, usize) -> Result<Mapped, Failure>,
+    ) -> Result<Self, Failure> {
+        let slots = (slot::COUNT * cpus) as usize;
+        Ok(Self {
+            counters: map("COUNTERS", size_of::<Counters>() * cpus as usize)?,
+            histograms: map("HISTS", size_of::<Hist>() * slots)?,
+            cpus,
+            last: vec![vec![0; BUCKETS]; slots],
+            totals: vec![Totals { sum: 0, buckets: vec![0; BUCKETS] }; slot::COUNT as usize],
+        })
+    }
+
+    /// What was counted, added up over the CPUs.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        let mut sum = Counters::default();
+        for cpu in 0..self.cpus as usize {
+            add_counters(&mut sum, &self.counters.read(cpu * size_of::<Counters>()));
+        }
+        sum
+    }
+
+    /// The histograms so far, by slot. Called at least as often as a bucket can wrap:
+    /// every few minutes.
+    pub fn histograms(&mut self) -> &[Totals] {
+        for total in &mut self.totals {
+            total.sum = 0;
+        }
+        for (index, last) in self.last.iter_mut().enumerate() {
+            let base = index * size_of::<Hist>();
+            let total = &mut self.totals[index % slot::COUNT as usize];
+            total.sum = total.sum.wrapping_add(self.histograms.read(base));
+            for (bucket, (sum, last)) in total.buckets.iter_mut().zip(last).enumerate() {
+                let now: u32 = self.histograms.read(base + 8 + 4 * bucket);
+                *sum += u64::from(now.wrapping_sub(*last));
+                *last = now;
+            }
+        }
+        &self.totals
+    }
+}
+
+/// Adds field by field; a new field breaks the build here.
+fn add_counters(sum: &mut Counters, one: &Counters) {
+    let Counters {
+        stages,
+        spawns,
+        spawn_failures,
+        execs,
+        exec_failures,
+        exits,
+        forgotten,
+        followed_made,
+        followed_ended,
+        reserved: _,
+    } = one;
+    for (sum, one) in sum.stages.iter_mut().zip(stages) {
+        sum.seen += one.seen;
+        sum.filtered += one.filtered;
+        sum.submitted += one.submitted;
+        sum.dropped += one.dropped;
+    }
+    for (sum, one) in sum.spawns.iter_mut().zip(spawns) {
+        *sum += one;
+    }
+    sum.spawn_failures += spawn_failures;
+    sum.execs += execs;
+    sum.exec_failures += exec_failures;
+    sum.exits += exits;
+    sum.forgotten += forgotten;
+    sum.followed_made += followed_made;
+    sum.followed_ended += followed_ended;
+}

@@ -1,1 +1,22 @@
-//! The harness.
+//! The harness of the live tests: they run the release program against known truths.
+//!
+//! A test begins with [`Rig::new`]: where it says `None`, the reason has been printed as
+//! `skipped: …`, and the test returns. [`Rig::trace`] runs the program, [`Recording`] is what
+//! it wrote (every record is held against the published schema), [`Order`] checks who comes
+//! after whom. Counts, order and identities are asserted, never durations.
+
+mod order;
+mod process;
+mod records;
+mod rig;
+mod schema;
+mod tools;
+mod trace;
+
+pub use order::Order;
+pub use process::{Done, Running};
+pub use records::{Fields, Recording, lines};
+pub use rig::{Rig, UNSUPPORTED, initial_pid_namespace, skip};
+pub use schema::{published, strict, violations};
+pub use tools::{PERF_EVENTS, perf_counts, with_tracefs};
+pub use trace::{Trace, Traced, Tracer};

@@ -39,6 +39,14 @@ offsets! {
     task_tgid = "task_struct"."tgid",
     /// `PF_*`.
     task_flags = "task_struct"."flags",
+    /// Name.
+    task_comm = "task_struct"."comm",
+    /// Signals for this task.
+    task_pending = "task_struct"."pending.signal",
+    /// Signals that wait.
+    task_blocked = "task_struct"."blocked",
+    /// Stops that are due.
+    task_jobctl = "task_struct"."jobctl",
     /// Parent, unchanged by ptrace.
     task_real_parent = "task_struct"."real_parent",
     /// Leader of the thread group.
@@ -73,6 +81,8 @@ offsets! {
     percpu_counter_count = "percpu_counter"."count",
     /// Tasks of the process that have not begun to exit.
     signal_live = "signal_struct"."live",
+    /// Signals for the process.
+    signal_pending = "signal_struct"."shared_pending.signal",
     /// `SIGNAL_*`.
     signal_flags = "signal_struct"."flags",
     /// Status of the process, once decided.
@@ -95,14 +105,12 @@ offsets! {
     cgroup_kn = "cgroup"."kn",
     /// Its hierarchy.
     cgroup_root = "cgroup"."root",
-    /// The way from the root, as pointers (6.1 and later).
-    cgroup_ancestors = "cgroup"."ancestors",
-    /// The way from the root, as ids (before).
-    cgroup_ancestor_ids = "cgroup"."ancestor_ids",
     /// The number /proc/PID/cgroup shows.
     root_hierarchy_id = "cgroup_root"."hierarchy_id",
     /// Id of a node.
     kernfs_id = "kernfs_node"."id",
+    /// Directory of a node.
+    kernfs_parent = "kernfs_node"."parent|__parent",
     /// Path given to exec.
     bprm_filename = "linux_binprm"."filename",
     /// Stack pointer at entry.
@@ -135,8 +143,6 @@ pub mod feature {
     pub const EXEC: u32 = 128;
     /// Exits are recorded.
     pub const EXIT: u32 = 256;
-    /// The way from a control group's root is kept as pointers.
-    pub const CGROUP_POINTERS: u32 = 512;
 }
 
 /// Bits of [`Config::filters`].
@@ -147,7 +153,7 @@ pub mod filter {
     pub const COMM: u32 = 2;
     /// `--uid`: the map `UIDS` lists them.
     pub const UID: u32 = 4;
-    /// `--cgroup`: [`super::Config::cgroups`] lists them.
+    /// `--cgroup`: the map `CGROUPS` has them, with all below them.
     pub const CGROUP: u32 = 8;
     /// `--mechanism`: [`super::Config::mechanisms`] is the set.
     pub const MECHANISM: u32 = 16;
@@ -161,44 +167,27 @@ pub mod filter {
 
 /// The most values of `--cgroup`.
 pub const MAX_CGROUPS: usize = 8;
-/// [`CgroupFilter::subsys`] of the v2 hierarchy.
+/// [`Hierarchy::subsys`] of the v2 hierarchy.
 pub const SUBSYS_V2: u32 = u32::MAX;
-
-/// A control group that passes, with all below it.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CgroupFilter {
-    /// Id of its node, low half; both halves 0 end the list. (32-bit fields only: so
-    /// [`Config`] never has padding.)
-    pub id_low: u32,
-    /// High half.
-    pub id_high: u32,
-    /// Its depth.
-    pub level: u32,
-    /// Index into `css_set.subsys`, or [`SUBSYS_V2`].
-    pub subsys: u32,
-}
-
-impl CgroupFilter {
-    /// Id of its node; 0 ends the list.
-    #[inline(always)]
-    #[must_use]
-    pub const fn id(&self) -> u64 {
-        (self.id_high as u64) << 32 | self.id_low as u64
-    }
-}
+/// [`Hierarchy::subsys`] behind the last one.
+pub const SUBSYS_END: u32 = u32::MAX - 1;
 
 /// The most v1 hierarchies with controllers.
 pub const MAX_HIERARCHIES: usize = 16;
 
-/// A mounted v1 hierarchy.
+/// A mounted hierarchy.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Hierarchy {
-    /// Its number in /proc/PID/cgroup; 0 ends the list.
+    /// Its number in /proc/PID/cgroup.
     pub number: u32,
-    /// Index into `css_set.subsys` of one of its controllers.
+    /// Index into `css_set.subsys` of one of its controllers, [`SUBSYS_V2`] or [`SUBSYS_END`].
     pub subsys: u32,
+}
+
+impl Hierarchy {
+    /// Ends a list.
+    pub const END: Self = Self { number: 0, subsys: SUBSYS_END };
 }
 
 /// Numbers of the syscalls that are doors; [`MISSING`] where the architecture has none.
@@ -221,8 +210,8 @@ pub struct Syscalls {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
-    /// Ids of the control groups that pass.
-    pub cgroups: [CgroupFilter; MAX_CGROUPS],
+    /// Hierarchies that `--cgroup` names a group of.
+    pub filtered: [Hierarchy; MAX_CGROUPS],
     /// v1 hierarchies in the order of /proc/PID/cgroup.
     pub hierarchies: [Hierarchy; MAX_HIERARCHIES],
     /// Where fields are.
@@ -261,8 +250,8 @@ pub struct Config {
 impl Config {
     /// Nothing known, nothing recorded.
     pub const EMPTY: Self = Self {
-        cgroups: [CgroupFilter { id_low: 0, id_high: 0, level: 0, subsys: 0 }; MAX_CGROUPS],
-        hierarchies: [Hierarchy { number: 0, subsys: 0 }; MAX_HIERARCHIES],
+        filtered: [Hierarchy::END; MAX_CGROUPS],
+        hierarchies: [Hierarchy::END; MAX_HIERARCHIES],
         offsets: Offsets::NONE,
         syscalls: Syscalls::NONE,
         compat_syscalls: Syscalls::NONE,
@@ -289,7 +278,7 @@ impl Syscalls {
 
 const FIELDS: usize = size_of::<Offsets>() / 4;
 const _: () = assert!(
-    size_of::<Config>() == MAX_CGROUPS * 16 + MAX_HIERARCHIES * 8 + FIELDS * 4 + 2 * 5 * 4 + 12 * 4,
+    size_of::<Config>() == (MAX_CGROUPS + MAX_HIERARCHIES) * 8 + FIELDS * 4 + 2 * 5 * 4 + 12 * 4,
     "Config has padding: add or take a field"
 );
 // SAFETY: `repr(C)`, integers only, and the assertion above proves that there is no padding.

@@ -1,14 +1,14 @@
 //! Which control group a task is in, and the paths of new ones.
 
 use forkscope_common::{
-    config::MAX_HIERARCHIES,
+    config::{MAX_HIERARCHIES, SUBSYS_END, filter},
     event::{self, Kind, MAX_CGROUP_PATH},
 };
 
 use crate::{
     emit::{Cpu, count, now},
     kernel::{Cgroup, Ptr, config, opaque, read_str},
-    maps::CGROUP_SCRATCH,
+    maps::{CGROUP_SCRATCH, CGROUPS},
 };
 
 /// The v2 control group, or where that is the root the first v1 one that is not, in the
@@ -20,7 +20,7 @@ pub fn id(css_set: Ptr) -> u64 {
         let mut index = 0;
         while index < MAX_HIERARCHIES {
             let hierarchy = config!(hierarchies[index]);
-            if hierarchy.number == 0 {
+            if hierarchy.subsys == SUBSYS_END {
                 break;
             }
             let cgroup = Cgroup::of_controller(css_set, hierarchy.subsys);
@@ -37,6 +37,16 @@ pub fn id(css_set: Ptr) -> u64 {
 #[inline(always)]
 pub fn made(cgroup: Cgroup, path: Ptr) {
     let Some(cpu) = Cpu::current() else { return };
+    let (hierarchy, id) = (cgroup.hierarchy(), cgroup.id());
+    if config!(filters) & filter::CGROUP != 0 {
+        let parent = event::cgroup_id(hierarchy, cgroup.parent_id());
+        // SAFETY: the element is a marker; nothing is read from it.
+        if unsafe { CGROUPS.get(parent) }.is_some()
+            && CGROUPS.insert(event::cgroup_id(hierarchy, id), 1, 0).is_err()
+        {
+            count!(cpu, forgotten);
+        }
+    }
     let Some(scratch) = CGROUP_SCRATCH.get_ptr_mut(cpu.id()) else { return };
     // SAFETY: this CPU's element; the program that uses it cannot interrupt itself.
     let scratch = unsafe { &mut *scratch };
@@ -50,7 +60,7 @@ pub fn made(cgroup: Cgroup, path: Ptr) {
     count!(cpu, stages[Kind::Cgroup as usize].seen);
     scratch.record = event::Cgroup {
         header: cpu.header(Kind::Cgroup, 0, now()),
-        id: event::cgroup_id(cgroup.hierarchy(), cgroup.id()),
+        id: event::cgroup_id(hierarchy, id),
         len,
         reserved: 0,
     };

@@ -12,7 +12,7 @@ use forkscope_common::{
 
 use crate::{
     kernel::{config, opaque},
-    maps::{COUNTERS, EVENTS, HISTS},
+    maps::{COUNTERS, EVENTS, GATE, HISTS},
 };
 
 /// Monotonic nanoseconds.
@@ -57,6 +57,16 @@ unsafe fn increment(counter: *mut u32) {
     // SAFETY: the caller's promise.
     unsafe {
         *counter += 1;
+    }
+}
+
+/// Whether tracing is on.
+#[inline(always)]
+pub fn gate_open() -> bool {
+    match GATE.get_ptr(0) {
+        // SAFETY: a live map element.
+        Some(gate) => unsafe { gate.read_volatile() != 0 },
+        None => false,
     }
 }
 

@@ -8,7 +8,7 @@ use forkscope_common::{
 
 use crate::{
     cgroup,
-    emit::{Cpu, count, now},
+    emit::{Cpu, count, gate_open, now},
     filter::{self, Subject},
     kernel::{
         Ptr, Task, config, current, current_comm, exec_filename, has, opaque, read_str, read_user,
@@ -84,14 +84,17 @@ fn known(pid: u32, tid: u32, start: u64) -> Known {
 #[inline(always)]
 fn begin(cpu: Cpu, task: Task, old_tid: u32, at: u64) -> Option<(event::Exec, Known)> {
     let (pid, tid) = traced_task()?;
-    count!(cpu, stages[Kind::Exec as usize].seen);
     let start = task.process_start();
     let known = known(pid, old_tid, start);
+    if !gate_open() {
+        return None;
+    }
+    count!(cpu, stages[Kind::Exec as usize].seen);
     let css_set = task.css_set();
     let uid = bpf_get_current_uid_gid() as u32;
     let comm = current_comm();
     let followed = known.followed;
-    let verdict = filter::judge(&Subject { pid, uid, comm, css_set, followed });
+    let verdict = filter::judge(&Subject { pid, uid, comm, task, css_set, followed });
     if !verdict.passes || !filter::known_mechanism(known.mechanism) {
         count!(cpu, stages[Kind::Exec as usize].filtered);
         return None;
@@ -222,7 +225,7 @@ pub fn returned(at_dir: bool, ret: i64) {
 }
 
 /// The most arguments of a failed exec.
-const GATHERED: u32 = 128;
+const GATHERED: u32 = 64;
 
 /// Copies strings that an array in user memory points to.
 #[inline(always)]
@@ -260,15 +263,18 @@ fn gather(record: &mut event::Exec, scratch: &mut Scratch<event::Exec>, name_len
         // SAFETY: `name_len` is at most MAX_FILENAME, `len` and `room` at most half of MAX_ARGV.
         let written = unsafe {
             let to = scratch.payload.as_mut_ptr().add(name_len as usize).add(len as usize);
-            read_user_str(from, to, room)
+            // One more than there is room for, to see whether it is needed.
+            read_user_str(from, to, room + 1)
         };
         if written == 0 {
-            record.header.flags |= flags::ARGV_TRUNCATED;
+            record.header.flags |=
+                if index == 0 { flags::ARGV_UNREADABLE } else { flags::ARGV_TRUNCATED };
             break;
         }
-        if written == room {
-            // It may have ended there by chance; one byte is not worth another read.
+        if written > room {
             record.header.flags |= flags::ARGV_TRUNCATED;
+            len += room;
+            break;
         }
         len += written;
         index += 1;

@@ -8,7 +8,7 @@ use forkscope_common::{
 
 use crate::{
     cgroup,
-    emit::{Cpu, count, now},
+    emit::{Cpu, count, gate_open, now},
     filter::{self, Subject},
     kernel::{Task, current_comm, has},
     maps::TASKS,
@@ -46,7 +46,7 @@ pub fn ended(task: Task, group_dead: bool) {
             count!(cpu, followed_ended);
         }
     }
-    if has(feature::EXIT) {
+    if has(feature::EXIT) && gate_open() {
         record(cpu, task, group_dead, (pid, tid), followed, mechanism);
     }
 }
@@ -63,8 +63,9 @@ fn record(
     count!(cpu, stages[Kind::Exit as usize].seen);
     let css_set = task.css_set();
     let uid = bpf_get_current_uid_gid() as u32;
-    let comm = current_comm();
-    let verdict = filter::judge(&Subject { pid, uid, comm, css_set, followed });
+    // The end of a process bears the name of the process.
+    let comm = if group_dead { task.leader().comm() } else { current_comm() };
+    let verdict = filter::judge(&Subject { pid, uid, comm, task, css_set, followed });
     let thread = !group_dead && filter::no_threads();
     if !verdict.passes || thread || !filter::known_mechanism(mechanism) {
         count!(cpu, stages[Kind::Exit as usize].filtered);

@@ -1,21 +1,24 @@
 //! What passes. Several values of one flag are alternatives, different flags all apply.
 
 use forkscope_common::{
-    config::{MAX_CGROUPS, SUBSYS_V2, filter},
-    event::COMM_LEN,
+    config::{MAX_CGROUPS, SUBSYS_END, SUBSYS_V2, filter},
+    event::{COMM_LEN, cgroup_id},
     mechanism::Mechanism,
 };
 
 use crate::{
-    kernel::{Cgroup, Ptr, config},
-    maps::{COMMS, PIDS, UIDS},
+    kernel::{Cgroup, Ptr, Task, config},
+    maps::{CGROUPS, COMMS, PIDS, UIDS},
 };
 
 /// The process that a record is about.
 pub struct Subject {
     pub pid: u32,
     pub uid: u32,
+    /// Name of the task.
     pub comm: [u8; COMM_LEN],
+    /// The task, for the name of its process.
+    pub task: Task,
     pub css_set: Ptr,
     pub followed: bool,
 }
@@ -34,21 +37,24 @@ fn on(bit: u32) -> bool {
     config!(filters) & bit != 0
 }
 
+/// A flat look-up per hierarchy: a walk up to the group that was named would cost the verifier
+/// more paths than it takes.
 #[inline(always)]
 fn in_cgroups(css_set: Ptr) -> bool {
     let mut index = 0;
     while index < MAX_CGROUPS {
-        let wanted = config!(cgroups[index]);
-        let wanted_id = wanted.id();
-        if wanted_id == 0 {
+        let hierarchy = config!(filtered[index]);
+        if hierarchy.subsys == SUBSYS_END {
             break;
         }
-        let cgroup = if wanted.subsys == SUBSYS_V2 {
+        let cgroup = if hierarchy.subsys == SUBSYS_V2 {
             Cgroup::v2_of(css_set)
         } else {
-            Cgroup::of_controller(css_set, wanted.subsys)
+            Cgroup::of_controller(css_set, hierarchy.subsys)
         };
-        if cgroup.level() >= wanted.level && cgroup.ancestor_id(wanted.level) == wanted_id {
+        let id = cgroup_id(hierarchy.number, cgroup.id());
+        // SAFETY: the element is a marker; nothing is read from it.
+        if unsafe { CGROUPS.get(id) }.is_some() {
             return true;
         }
         index += 1;
@@ -68,7 +74,10 @@ pub fn judge(subject: &Subject) -> Verdict {
     // SAFETY: elements of these maps are written before the programs are attached.
     let pid = !on(filter::PID) || unsafe { PIDS.get(subject.pid) }.is_some();
     // SAFETY: as above.
-    let comm = !on(filter::COMM) || unsafe { COMMS.get(subject.comm) }.is_some();
+    let comm = !on(filter::COMM)
+        || unsafe { COMMS.get(subject.comm) }.is_some()
+        // A thread may have a name of its own.
+        || unsafe { COMMS.get(subject.task.leader().comm()) }.is_some();
     // SAFETY: as above.
     let uid = !on(filter::UID) || unsafe { UIDS.get(subject.uid) }.is_some();
     let cgroup = !on(filter::CGROUP) || in_cgroups(subject.css_set);

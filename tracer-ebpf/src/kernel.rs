@@ -162,6 +162,33 @@ impl Task {
         self.flags() & config!(user_worker_flags) != 0
     }
 
+    /// The name of this task, whoever runs.
+    #[inline(always)]
+    pub fn comm(self) -> [u8; COMM_LEN] {
+        let offset = config!(offsets.task_comm);
+        let low = self.0.field::<u64>(offset).unwrap_or(0);
+        let high = self.0.field::<u64>(offset.saturating_add(8)).unwrap_or(0);
+        let mut comm = MaybeUninit::<[u8; COMM_LEN]>::uninit();
+        let words = comm.as_mut_ptr().cast::<u64>();
+        // SAFETY: the two words are all of it.
+        unsafe {
+            words.write_unaligned(low);
+            words.add(1).write_unaligned(high);
+            comm.assume_init()
+        }
+    }
+
+    /// Whether a stop or a signal comes before it returns to user mode.
+    #[inline(always)]
+    pub fn is_interrupted(self) -> bool {
+        let signal = self.0.pointer(config!(offsets.task_signal));
+        let own = self.0.field::<u64>(config!(offsets.task_pending)).unwrap_or(0);
+        let shared = signal.field::<u64>(config!(offsets.signal_pending)).unwrap_or(0);
+        let blocked = self.0.field::<u64>(config!(offsets.task_blocked)).unwrap_or(0);
+        let stops = self.0.field::<u64>(config!(offsets.task_jobctl)).unwrap_or(0);
+        ((own | shared) & !blocked) | stops != 0
+    }
+
     /// The leader of the process.
     #[inline(always)]
     pub fn leader(self) -> Task {

@@ -42,6 +42,16 @@ pub static COMMS: HashMap<[u8; COMM_LEN], u8> = HashMap::with_max_entries(256, 0
 #[map]
 pub static UIDS: HashMap<u32, u8> = HashMap::with_max_entries(256, 0);
 
+/// `--cgroup`, with all below it: what was there is put in by user space, what is made later
+/// by `cgroup_mkdir`. Set at load.
+#[map]
+pub static CGROUPS: HashMap<u64, u8> = HashMap::with_max_entries(1, 0);
+
+/// Not 0 while tracing is on. Attaching and detaching take a while, and what happens while
+/// some programs are on and others are not would be told by halves.
+#[map]
+pub static GATE: Array<u32> = Array::with_max_entries(1, 0);
+
 /// Room to put together a record of varying length: too large for the 512-byte stack.
 #[repr(C)]
 pub struct Scratch<T> {

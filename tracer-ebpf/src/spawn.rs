@@ -11,7 +11,7 @@ use forkscope_common::{
 
 use crate::{
     cgroup,
-    emit::{Cpu, count, now},
+    emit::{Cpu, count, gate_open, now},
     filter::{self, Subject},
     kernel::{Ptr, Task, config, current, current_comm, forget, has, read_user},
     maps::TASKS,
@@ -70,7 +70,10 @@ pub fn made(child: Task, clone_flags: u64) {
     let mechanism =
         Mechanism::decide(&Evidence { kernel_task, user_worker, clone_flags, own_stack });
 
-    count!(cpu, stages[Kind::Spawn as usize].seen);
+    let open = gate_open();
+    if open {
+        count!(cpu, stages[Kind::Spawn as usize].seen);
+    }
     let state = TASKS.get_ptr_mut(tid);
     let uid = bpf_get_current_uid_gid() as u32;
     let comm = current_comm();
@@ -79,9 +82,9 @@ pub fn made(child: Task, clone_flags: u64) {
         Some(state) => unsafe { (*state).flags & task::FOLLOWED != 0 },
         None => false,
     };
-    let verdict = filter::judge(&Subject { pid, uid, comm, css_set, followed });
-    let recorded = has(feature::SPAWN) && verdict.passes && filter::mechanism(mechanism);
-    if !recorded {
+    let verdict = filter::judge(&Subject { pid, uid, comm, task: parent, css_set, followed });
+    let recorded = open && has(feature::SPAWN) && verdict.passes && filter::mechanism(mechanism);
+    if open && !recorded {
         count!(cpu, stages[Kind::Spawn as usize].filtered);
     }
     let follows = verdict.leads && config!(filters) & filters::FOLLOW != 0;
@@ -310,8 +313,13 @@ fn child_started(cpu: Cpu, pid: u32, tid: u32, state: Option<*mut TaskState>) {
     }
     state.flags &= !task::STARTING;
     let at = now();
-    let start_delay_ns = at - state.spawned_at;
-    cpu.record(slot::START_DELAY + u32::from(state.mechanism), start_delay_ns);
+    // The hook comes before signals and stops are handled: with one due, the child does not
+    // run yet, and when it will is not seen.
+    let mut start_delay_ns = NONE;
+    if !current().is_interrupted() {
+        start_delay_ns = at - state.spawned_at;
+        cpu.record(slot::START_DELAY + u32::from(state.mechanism), start_delay_ns);
+    }
     count!(cpu, stages[Kind::ChildStart as usize].seen);
     cpu.submit(
         Kind::ChildStart,
@@ -350,7 +358,7 @@ fn asked_for(task: Task, door: Door) -> (u64, bool) {
 
 #[inline(always)]
 fn failed(cpu: Cpu, pid: u32, tid: u32, door: Door, errno: u32, followed: bool) {
-    if !has(feature::SPAWN) {
+    if !has(feature::SPAWN) || !gate_open() {
         return;
     }
     count!(cpu, stages[Kind::SpawnFailure as usize].seen);
@@ -365,7 +373,7 @@ fn failed(cpu: Cpu, pid: u32, tid: u32, door: Door, errno: u32, followed: bool) 
         let evidence = Evidence { kernel_task: false, user_worker: false, clone_flags, own_stack };
         Mechanism::decide(&evidence) as u8
     };
-    let verdict = filter::judge(&Subject { pid, uid, comm, css_set, followed });
+    let verdict = filter::judge(&Subject { pid, uid, comm, task: parent, css_set, followed });
     let thread = mechanism == Mechanism::Thread as u8 && filter::no_threads();
     if !verdict.passes || thread || !filter::known_mechanism(mechanism) {
         count!(cpu, stages[Kind::SpawnFailure as usize].filtered);

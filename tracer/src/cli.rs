@@ -22,7 +22,7 @@ use self::values::{cut, duration, mechanism, size, user};
 /// See what fork, vfork, clone and exec really cost.
 #[derive(Debug, Parser)]
 #[command(name = "forkscope", version, about, long_about = None, max_term_width = 100)]
-#[command(infer_subcommands = false, disable_help_subcommand = true)]
+#[command(arg_required_else_help = false, disable_help_subcommand = true)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -48,8 +48,11 @@ pub enum Action {
         /// The shell
         shell: clap_complete::Shell,
     },
-    /// Print the manual page
-    Man,
+    /// Print a manual page: of forkscope, or of one command
+    Man {
+        /// trace, workload, demo, doctor or completions
+        command: Option<String>,
+    },
 }
 
 /// How records are written.
@@ -67,10 +70,10 @@ pub struct Trace {
     /// How records are written
     #[arg(long, value_enum, default_value = "text")]
     pub format: Format,
-    /// Write to FILE (made with mode 0600) instead of standard output
+    /// Write to FILE, replacing it, with mode 0600; - is standard output
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// Stop after this time: 10s, 500ms, 2m, 1h
+    /// Stop after this time: 10s, 500ms, 2m, 1h (a COMMAND still runs to its end)
     #[arg(long, value_parser = duration)]
     pub duration: Option<Duration>,
     /// What to measure: spawn, latency, exec, exit [default: all]
@@ -166,16 +169,31 @@ pub struct Workload {
 
 impl Workload {
     /// What is to be made.
-    #[must_use]
-    pub fn options(&self) -> crate::workload::Options {
-        crate::workload::Options {
+    ///
+    /// # Errors
+    /// When the call cannot have such a child.
+    pub fn options(&self) -> Result<crate::workload::Options, Failure> {
+        use crate::workload::{Child, Kind};
+        let usual = self.mechanism.default_child();
+        let fixed = usual == Child::Exec || self.mechanism == Kind::Thread;
+        if let Some(child) = self.child.filter(|&child| fixed && child != usual) {
+            return Err(Failure::new(
+                Why::Usage,
+                format!(
+                    "--child {}: {} cannot have one; leave --child out",
+                    child.name(),
+                    self.mechanism.name()
+                ),
+            ));
+        }
+        Ok(crate::workload::Options {
             mechanism: self.mechanism,
             count: self.count,
             child: self.child,
             rss: self.rss,
             threads: self.threads,
             seed: self.seed,
-        }
+        })
     }
 }
 
@@ -192,7 +210,11 @@ pub struct Doctor {
 /// # Errors
 /// In one line, when it makes no sense.
 pub fn parse() -> Result<Option<Cli>, Failure> {
-    Cli::try_parse().map(Some).or_else(|error| {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    if words.get(1).is_some_and(|word| word == "trace") && words.last().is_some_and(|w| w == "--") {
+        return Err(Failure::new(Why::Usage, "nothing after --: a COMMAND belongs there"));
+    }
+    Cli::try_parse_from(words).map(Some).or_else(|error| {
         if !error.use_stderr() {
             let _ = error.print();
             return Ok(None);
@@ -211,13 +233,35 @@ fn one_line(message: &str) -> String {
         .collect();
     let text = lines.join(" ");
     let text = text.strip_prefix("error: ").unwrap_or(&text);
-    format!("{text}; see forkscope --help")
+    let text = text.split(" tip: to pass").next().unwrap_or(text);
+    let stray = text.strip_prefix("unexpected argument '").filter(|rest| !rest.starts_with('-'));
+    match stray {
+        Some(_) => format!("{text}; to trace a command, put -- before it"),
+        None => format!("{text}; see forkscope --help, or forkscope COMMAND --help"),
+    }
 }
 
 /// The definition of the command line, for completions and the manual page.
 #[must_use]
 pub fn definition() -> clap::Command {
     Cli::command()
+}
+
+/// The definition of one command, or of all.
+///
+/// # Errors
+/// When there is no such command.
+pub fn page(command: Option<&str>) -> Result<clap::Command, Failure> {
+    let all = definition();
+    let Some(name) = command else { return Ok(all) };
+    all.get_subcommands()
+        .find(|one| one.get_name() == name && !one.is_hide_set())
+        .map(|one| {
+            one.clone().bin_name(format!("forkscope {name}")).version(env!("CARGO_PKG_VERSION"))
+        })
+        .ok_or_else(|| {
+            Failure::new(Why::Usage, format!("man {name}: no such command; see forkscope --help"))
+        })
 }
 
 impl Trace {
@@ -233,6 +277,9 @@ impl Trace {
         }
         if !(1 << 16..=1 << 30).contains(&self.buffer) {
             return usage("--buffer: give 64KiB to 1GiB".into());
+        }
+        if !self.command.is_empty() && !self.filters.pid.is_empty() {
+            return usage("--pid with a COMMAND: only the command is traced; leave one out".into());
         }
         if self.wait_all && self.command.is_empty() {
             return usage("--wait-all needs a COMMAND to wait for".into());
@@ -308,6 +355,11 @@ impl FilterFlags {
         }
         if let Some(comm) = self.comm.iter().find(|comm| comm.is_empty()) {
             return usage(format!("--comm {comm:?}: a process name is not empty"));
+        }
+        let only_threads = !self.mechanism.is_empty()
+            && self.mechanism.iter().all(|m| matches!(m, Mechanism::Thread | Mechanism::IoThread));
+        if self.no_threads && only_threads {
+            return usage("--no-threads with --mechanism thread: nothing is left".into());
         }
         let named = !self.pid.is_empty()
             || !self.comm.is_empty()

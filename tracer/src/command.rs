@@ -1,12 +1,16 @@
 //! The traced COMMAND: made before the programs are attached, let go when they are.
 
 use std::{
-    ffi::{CString, OsString},
+    ffi::{CString, OsStr, OsString},
     io::{self, Read as _, Write as _},
     os::{
         fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
-        unix::ffi::OsStrExt as _,
+        unix::{
+            ffi::{OsStrExt as _, OsStringExt as _},
+            fs::PermissionsExt as _,
+        },
     },
+    path::PathBuf,
 };
 
 use crate::failure::{Failure, Why};
@@ -56,6 +60,11 @@ impl Command {
             .map(|word| CString::new(word.as_bytes()))
             .collect::<Result<_, _>>()
             .map_err(|_| Failure::new(Why::Usage, "the command has a NUL byte in it"))?;
+        // Looked up here, so that the first thing traced is the command's own exec. What is
+        // not found is left to execvp, for its error.
+        let found =
+            find(&words[0]).and_then(|path| CString::new(path.into_os_string().into_vec()).ok());
+        let program = found.as_ref().unwrap_or(&argv[0]).as_ptr();
         let mut pointers: Vec<*const libc::c_char> =
             argv.iter().map(|word| word.as_ptr()).collect();
         pointers.push(std::ptr::null());
@@ -72,7 +81,7 @@ impl Command {
                 // SAFETY: a valid descriptor.
                 unsafe { libc::dup2(stdout.as_raw_fd(), 1) };
             }
-            become_command(go_read, outcome_write, &pointers, mask);
+            become_command(go_read, outcome_write, program, &pointers, mask);
         }
         // SAFETY: no pointers.
         let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
@@ -117,10 +126,14 @@ impl Command {
             return Ok(());
         }
         let error = io::Error::from_raw_os_error(i32::from_ne_bytes(errno));
-        let code = if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 };
+        let (code, hint) = if error.kind() == io::ErrorKind::NotFound {
+            (127, "give a program that is there")
+        } else {
+            (126, "give a file that can be executed")
+        };
         Err(Failure::new(
             Why::Command { code },
-            format!("cannot run {}: {error}; give a program that is there", self.name),
+            format!("cannot run {}: {error}; {hint}", self.name),
         ))
     }
 
@@ -128,6 +141,28 @@ impl Command {
     pub fn signal(&self, signal: i32) {
         // SAFETY: no pointers. The pid is ours until it is waited for.
         unsafe { libc::kill(self.pid as i32, signal) };
+    }
+
+    /// Waits for it after tracing has ended, passing signals on: its exit code.
+    pub fn outlast(&mut self, signals: &Signals) -> u8 {
+        loop {
+            let poll = |fd: &OwnedFd| libc::pollfd {
+                fd: fd.as_raw_fd(),
+                events: libc::POLLIN,
+                revents: 0,
+            };
+            let mut fds = [poll(&self.pidfd), poll(signals.fd())];
+            // SAFETY: two descriptors, both open.
+            unsafe { libc::poll(fds.as_mut_ptr(), 2, -1) };
+            while let Some((signal, by_terminal)) = signals.next() {
+                if !by_terminal {
+                    self.signal(signal);
+                }
+            }
+            if fds[0].revents != 0 {
+                return self.wait();
+            }
+        }
     }
 
     /// Waits for it: its exit code, or 128 and the signal that ended it.
@@ -159,10 +194,24 @@ impl Drop for Command {
     }
 }
 
+/// The program that a shell would run for this word, if it is found.
+fn find(word: &OsStr) -> Option<PathBuf> {
+    if word.as_bytes().contains(&b'/') {
+        return None;
+    }
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|dir| dir.join(word)).find(|candidate| {
+        let executable = std::fs::metadata(candidate)
+            .is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0);
+        executable && candidate.is_absolute()
+    })
+}
+
 /// The child's side: waits for the word, then becomes the command as `execvp` finds it.
 fn become_command(
     mut go: std::fs::File,
     mut outcome: std::fs::File,
+    program: *const libc::c_char,
     argv: &[*const libc::c_char],
     mask: &libc::sigset_t,
 ) -> ! {
@@ -176,7 +225,7 @@ fn become_command(
     unsafe {
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
         libc::sigprocmask(libc::SIG_SETMASK, mask, std::ptr::null_mut());
-        libc::execvp(argv[0], argv.as_ptr());
+        libc::execvp(program, argv.as_ptr());
     }
     let errno = io::Error::last_os_error().raw_os_error().unwrap_or(libc::ENOENT);
     let _ = outcome.write_all(&errno.to_ne_bytes());

@@ -79,6 +79,16 @@ impl Consumer for Writer {
     }
 }
 
+/// How a session ended.
+pub struct Ending {
+    /// What was counted.
+    pub summary: Summary,
+    /// The command's exit code, if it has ended.
+    pub code: Option<u8>,
+    /// What ended it; a command among it may still run.
+    pub until: Until,
+}
+
 /// What ends a session.
 #[derive(Default)]
 pub struct Until {
@@ -198,22 +208,17 @@ impl Session {
             // Those made while the programs were being attached.
             self.follow_existing(&mut followed)?;
         }
+        self.live.begin();
         self.began = Instant::now();
         self.began_monotonic = clock_ns(libc::CLOCK_MONOTONIC) as u64;
         Ok(())
     }
 
-    /// Passes events on until something in `until` says stop; the summary at the end.
-    ///
-    /// The second value is the command's exit code.
+    /// Passes events on until something in `until` says stop.
     ///
     /// # Errors
     /// When the event loop cannot be had, or the command cannot be run.
-    pub fn run(
-        self,
-        until: Until,
-        consumer: &mut dyn Consumer,
-    ) -> Result<(Summary, Option<u8>), Failure> {
+    pub fn run(self, until: Until, consumer: &mut dyn Consumer) -> Result<Ending, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()
@@ -261,7 +266,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    async fn until(mut self, mut until: Until) -> Result<(Summary, Option<u8>), Failure> {
+    async fn until(mut self, mut until: Until) -> Result<Ending, Failure> {
         let broken = |e: std::io::Error| Failure::new(Why::Failed, format!("no event loop: {e}"));
         self.set_clock();
         let ring = watch(self.session.ring.as_fd()).map_err(broken)?;
@@ -311,7 +316,7 @@ impl<'a> Run<'a> {
             }
         }
         let summary = self.finish();
-        started.map(|()| (summary, code))
+        started.map(|()| Ending { summary, code, until })
     }
 
     /// Whether a signal ends the session; while a command runs it is passed on instead.
@@ -431,6 +436,20 @@ impl<'a> Run<'a> {
         self.audit();
         self.hand_over();
         let raw = self.session.live.books().counters();
+        for (n, what) in [
+            (
+                raw.forgotten,
+                "tasks or control groups did not fit into the kernel side's memory: some latencies are null",
+            ),
+            (
+                self.correlator.forgotten(),
+                "command lines were not remembered: some exits have no argv",
+            ),
+        ] {
+            if n > 0 {
+                crate::trace::note(&format!("{n} {what}"));
+            }
+        }
         let sees_calls = sees_calls(&self.session.host);
         Summary {
             duration_ns: duration.as_nanos() as u64,

@@ -11,7 +11,7 @@ use forkscope_common::mechanism::Mechanism;
 
 use crate::{
     command::{Command, pipe},
-    daemon::{Consumer, Session, Until},
+    daemon::{Consumer, Ending, Session, Until},
     failure::{Failure, Why},
     plan::Plan,
     record::Record,
@@ -162,9 +162,9 @@ pub fn run() -> Result<u8, Failure> {
     let signals = trace::signals(true)?;
     let (mut truths, theirs) =
         pipe().map_err(|e| Failure::new(Why::Failed, format!("no pipe: {e}")))?;
+    let mut session = Session::load(Plan::everything())?;
     let words = [own_path().into(), "demo-workload".into()];
     let command = Command::prepare(&words, &signals.before, Some(theirs.into()))?;
-    let mut session = Session::load(Plan::everything())?;
     for text in session.notes() {
         trace::note(&text);
     }
@@ -179,7 +179,8 @@ pub fn run() -> Result<u8, Failure> {
     audience.show(&session.header());
     session.attach()?;
     let until = Until { command: Some(command), signals: Some(signals), ..Until::default() };
-    let (summary, code) = session.run(until, &mut audience)?;
+    let Ending { summary, code, until } = session.run(until, &mut audience)?;
+    drop(until);
     let mut told = String::new();
     truths
         .read_to_string(&mut told)
@@ -225,7 +226,7 @@ fn verdict(told: &str, by_parent: &HashMap<u32, Seen>) -> Result<bool, Failure> 
         exits = (exits.0 + seen.exits, exits.1 + truth.exits);
     }
     let mut agreed = parts == SUITE.len();
-    println!("\nthe workload's own count");
+    println!("\nthe workload's own count (the tables above are of the whole machine)");
     let rows = made.into_iter().chain([("exec".into(), execs), ("exit".into(), exits)]);
     for (name, (seen, truth)) in rows {
         let differs = if seen == truth { "" } else { "   DIFFERS" };

@@ -27,7 +27,7 @@ fn run() -> Result<u8, Failure> {
     match cli.action {
         Action::Trace(flags) => return trace::run(&flags),
         Action::Workload(flags) => {
-            let truth = workload::run(&flags.options())?;
+            let truth = workload::run(&flags.options()?)?;
             let line = serde_json::to_string(&truth).map_err(anyhow::Error::from)?;
             let _ = writeln!(io::stdout(), "{line}");
         }
@@ -37,8 +37,8 @@ fn run() -> Result<u8, Failure> {
         Action::Completions { shell } => {
             clap_complete::generate(shell, &mut cli::definition(), "forkscope", &mut io::stdout());
         }
-        Action::Man => {
-            let _ = clap_mangen::Man::new(cli::definition()).render(&mut io::stdout());
+        Action::Man { command } => {
+            let _ = clap_mangen::Man::new(cli::page(command.as_deref())?).render(&mut io::stdout());
         }
     }
     Ok(0)

@@ -46,14 +46,14 @@ pub fn note(text: &str) {
 pub fn run(flags: &Trace) -> Result<u8, Failure> {
     let plan = flags.plan()?;
     let signals = signals(plan.command_only)?;
-    // First, while this process has one thread: a fork is safe then.
+    let mut session = Session::load(plan)?;
+    let (target, fd) = target(flags)?;
+    // While this process has one thread: a fork is safe then.
     let command = if flags.command.is_empty() {
         None
     } else {
         Some(Command::prepare(&flags.command, &signals.before, None)?)
     };
-    let mut session = Session::load(plan)?;
-    let (target, fd) = target(flags)?;
     let mut writer = Writer::start(format(flags.format, fd), target)?;
     for text in session.notes() {
         note(&text);
@@ -70,33 +70,35 @@ pub fn run(flags: &Trace) -> Result<u8, Failure> {
         signals: Some(signals),
         reader: flags.output.is_none().then_some(fd),
     };
-    let ended = session.run(until, &mut writer);
-    let (summary, code) = match ended {
-        Ok(ended) => ended,
+    let ending = match session.run(until, &mut writer) {
+        Ok(ending) => ending,
         Err(failure) => {
             let _ = writer.finish();
             return Err(failure);
         }
     };
-    writer.send_always(vec![Record::Summary(Box::new(summary))]);
+    writer.send_always(vec![Record::Summary(Box::new(ending.summary))]);
     let written = match writer.finish() {
         Ended::Well | Ended::Closed => Ok(()),
         Ended::Badly(failure) => Err(failure),
     };
-    match (code, written) {
-        (None, written) => written.map(|()| 0),
-        (Some(code), Ok(())) => Ok(code),
-        (Some(code), Err(failure)) => {
-            // The command's exit code is what scripts wait for; the failure is still said.
-            let _ = writeln!(std::io::stderr(), "forkscope: {failure}");
-            Ok(code)
-        }
+    let Until { command: Some(mut command), signals: Some(signals), .. } = ending.until else {
+        return written.map(|()| 0);
+    };
+    if let Err(failure) = written {
+        // The command's exit code is what scripts wait for; the failure is still said.
+        let _ = writeln!(std::io::stderr(), "forkscope: {failure}");
     }
+    Ok(ending.code.unwrap_or_else(|| {
+        note("tracing has ended; the command goes on, and its exit code is waited for");
+        command.outlast(&signals)
+    }))
 }
 
 /// Where records go: `-o`, else standard output, which with a command belongs to the command.
 fn target(flags: &Trace) -> Result<(Target, RawFd), Failure> {
     match &flags.output {
+        Some(path) if path.as_os_str() == "-" => Ok((Target::Stdout, 1)),
         Some(path) => {
             let target = Target::create(path)?;
             let Target::File(file, _) = &target else { return Ok((target, -1)) };

@@ -1,8 +1,8 @@
 //! Control groups.
 
-use forkscope_common::config::{MISSING, feature};
+use forkscope_common::config::MISSING;
 
-use super::{Ptr, config, has};
+use super::{Ptr, config};
 
 /// A control group, by its `struct cgroup`.
 #[derive(Clone, Copy)]
@@ -43,25 +43,13 @@ impl Cgroup {
         self.0.pointer(config!(offsets.cgroup_kn)).field(config!(offsets.kernfs_id)).unwrap_or(0)
     }
 
-    /// Id of its ancestor at `level`, at most its own.
+    /// Id of the group it is in; 0 for the root.
     #[inline(always)]
-    pub fn ancestor_id(self, level: u32) -> u64 {
-        if has(feature::CGROUP_POINTERS) {
-            let base = config!(offsets.cgroup_ancestors);
-            if base == MISSING {
-                return 0;
-            }
-            let ancestor = self.0.probe::<*const u8>(base.wrapping_add(level.wrapping_mul(8)));
-            let Some(ancestor) = ancestor else { return 0 };
-            let node = Ptr(ancestor).probe::<*const u8>(config!(offsets.cgroup_kn));
-            let Some(node) = node else { return 0 };
-            Ptr(node).probe(config!(offsets.kernfs_id)).unwrap_or(0)
-        } else {
-            let base = config!(offsets.cgroup_ancestor_ids);
-            if base == MISSING {
-                return 0;
-            }
-            self.0.probe(base.wrapping_add(level.wrapping_mul(8))).unwrap_or(0)
-        }
+    pub fn parent_id(self) -> u64 {
+        self.0
+            .pointer(config!(offsets.cgroup_kn))
+            .pointer(config!(offsets.kernfs_parent))
+            .field(config!(offsets.kernfs_id))
+            .unwrap_or(0)
     }
 }

@@ -1,19 +1,10 @@
 //! From facts and a plan to what the programs are told.
 
-use std::{
-    fs,
-    os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
-};
+use std::fs;
 
-use forkscope_common::config::{
-    CgroupFilter, Config, MISSING, SUBSYS_V2, Syscalls, feature, filter,
-};
+use forkscope_common::config::{Config, Hierarchy, MISSING, Syscalls, feature, filter};
 
-use super::{
-    backend::sees_calls,
-    host::{Host, cgroup_mounts},
-};
+use super::{backend::sees_calls, host::Host};
 use crate::{
     failure::{Failure, Why},
     plan::Plan,
@@ -61,9 +52,16 @@ fn syscalls(host: &Host) -> (Syscalls, Syscalls) {
 
 /// Everything the programs are told.
 ///
+/// `filtered` are the hierarchies that `--cgroup` names a group of.
+///
 /// # Errors
-/// When a control group of the filters cannot be used.
-pub fn build(host: &Host, plan: &Plan, tracer_pid: u32) -> Result<Config, Failure> {
+/// When the kernel has no type information.
+pub fn build(
+    host: &Host,
+    plan: &Plan,
+    tracer_pid: u32,
+    filtered: &[Hierarchy],
+) -> Result<Config, Failure> {
     let btf = match &host.btf {
         Ok(btf) => btf,
         Err(why) => return Err(Failure::new(Why::Unsupported, why.clone())),
@@ -105,7 +103,6 @@ pub fn build(host: &Host, plan: &Plan, tracer_pid: u32) -> Result<Config, Failur
         (feature::SPAWN, plan.measures.spawn),
         (feature::EXEC, plan.measures.exec),
         (feature::EXIT, plan.measures.exit),
-        (feature::CGROUP_POINTERS, btf.offset("cgroup", "ancestors").is_some()),
     ] {
         if on {
             config.features |= bit;
@@ -129,8 +126,8 @@ pub fn build(host: &Host, plan: &Plan, tracer_pid: u32) -> Result<Config, Failur
     for mechanism in &filters.mechanisms {
         config.mechanisms |= 1 << *mechanism as u32;
     }
-    for (slot, path) in config.cgroups.iter_mut().zip(&filters.cgroups) {
-        *slot = cgroup_filter(path, &cgroup_mounts(), controller)?;
+    for (slot, hierarchy) in config.filtered.iter_mut().zip(filtered) {
+        *slot = *hierarchy;
     }
     Ok(config)
 }
@@ -146,53 +143,4 @@ fn v1_hierarchies() -> Vec<(u32, Vec<String>)> {
             Some((number, parts.next()?.split(',').map(str::to_string).collect()))
         })
         .collect()
-}
-
-/// Finds a control group: a path in a mounted hierarchy, or one below such a mount.
-fn cgroup_filter(
-    given: &Path,
-    mounts: &[(PathBuf, Option<String>)],
-    controller_index: impl Fn(&str) -> Option<u32>,
-) -> Result<CgroupFilter, Failure> {
-    let usage = |message: String| Failure::new(Why::Usage, message);
-    let shown = given.display();
-    let mut named_only = None;
-    for (mount, options) in mounts {
-        let full = if given.starts_with(mount) {
-            given.to_path_buf()
-        } else {
-            mount.join(given.strip_prefix("/").unwrap_or(given))
-        };
-        let Ok(metadata) = fs::metadata(&full) else { continue };
-        if !metadata.is_dir() {
-            continue;
-        }
-        let below = full.strip_prefix(mount).unwrap_or(Path::new(""));
-        let subsys = match options {
-            None => SUBSYS_V2,
-            Some(options) => match options.split(',').find_map(&controller_index) {
-                Some(index) => index,
-                None => {
-                    named_only = Some(mount.display().to_string());
-                    continue;
-                }
-            },
-        };
-        return Ok(CgroupFilter {
-            id_low: metadata.ino() as u32,
-            id_high: (metadata.ino() >> 32) as u32,
-            level: below.components().count() as u32,
-            subsys,
-        });
-    }
-    Err(usage(match named_only {
-        Some(mount) => format!(
-            "--cgroup {shown}: {mount} is a named hierarchy without a controller, which the \
-             kernel side cannot look up; name the group in another hierarchy"
-        ),
-        None => format!(
-            "--cgroup {shown}: no such control group; give a path as in /proc/PID/cgroup, or \
-             its folder below /sys/fs/cgroup"
-        ),
-    }))
 }

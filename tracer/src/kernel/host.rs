@@ -45,7 +45,7 @@ impl Tracefs {
         }
         match sys::detached_mount(c"tracefs") {
             Ok(dir) => Ok(Self { dir, by: "mounted for this process alone".into() }),
-            Err(error) => Err(format!("it is not mounted, and mounting it failed: {error}")),
+            Err(error) => Err(format!("not mounted, and mounting it failed: {error}")),
         }
     }
 

@@ -7,7 +7,7 @@ use std::{
 
 use aya::{
     Btf, Ebpf, EbpfLoader, VerifierLogLevel,
-    maps::{HashMap, Map, MapData, RingBuf},
+    maps::{Array, HashMap, Map, MapData, RingBuf},
     programs::{BtfTracePoint, Program, TracePoint, tp_btf::BtfTracePointLinkId},
 };
 use forkscope_common::{
@@ -19,6 +19,7 @@ use forkscope_common::{
 use super::{
     backend::{CREATING, EXECS},
     books::Books,
+    cgroups::{self, Named},
     config,
     host::Host,
     sys::{self, Mapped},
@@ -37,6 +38,8 @@ pub const OBJECT_ORIGIN: &str = env!("FORKSCOPE_EBPF_ORIGIN");
 
 /// Tasks that can be remembered at once where `pid_max` allows more.
 const MOST_TASKS: u32 = 1 << 18;
+/// Control groups that `--cgroup` can match at once.
+const MOST_CGROUPS: u32 = 1 << 16;
 
 /// The programs, loaded; they see nothing before [`Live::attach`].
 pub struct Live {
@@ -158,7 +161,13 @@ impl Live {
         if !missing.is_empty() {
             return Err(not_permitted(&missing));
         }
-        let mut config = config::build(host, plan, tracer_pid)?;
+        let named = match &host.btf {
+            Ok(btf) => cgroups::named(&plan.filters.cgroups, |controller| {
+                btf.enumerator("cgroup_subsys_id", &format!("{controller}_cgrp_id"))
+            })?,
+            Err(_) => Named::default(),
+        };
+        let mut config = config::build(host, plan, tracer_pid, &named.hierarchies)?;
         if !typed {
             // The helper that finds saved registers takes a typed task.
             config.features &= !(feature::TYPED_POINTERS | feature::TASK_PT_REGS);
@@ -178,6 +187,7 @@ impl Live {
             .map_max_entries("HISTS", slot::COUNT * host.cpus)
             .map_max_entries("COUNTERS", host.cpus)
             .map_max_entries("TASKS", tasks)
+            .map_max_entries("CGROUPS", if named.groups.is_empty() { 1 } else { MOST_CGROUPS })
             .map_max_entries("EXEC_SCRATCH", 2 * host.cpus)
             .map_max_entries("CGROUP_SCRATCH", host.cpus)
             .load(OBJECT)
@@ -209,7 +219,7 @@ impl Live {
             books,
             ring: Some(ring),
         };
-        live.fill_filters(host, plan)?;
+        live.fill_filters(host, plan, &named.groups)?;
         live.load_programs(host, &btf)?;
         if std::env::var_os("FORKSCOPE_VERIFIER_LOG").is_some() {
             live.print_verifier_cost();
@@ -226,7 +236,7 @@ impl Live {
         }
     }
 
-    fn fill_filters(&mut self, host: &Host, plan: &Plan) -> Result<(), Failure> {
+    fn fill_filters(&mut self, host: &Host, plan: &Plan, groups: &[u64]) -> Result<(), Failure> {
         let filters = &plan.filters;
         let failed = |e: aya::maps::MapError| loading(host, "writing the filters", &e);
         if let Some(pids) = self.ebpf.map_mut("PIDS") {
@@ -239,6 +249,12 @@ impl Live {
             let mut uids = HashMap::<_, u32, u8>::try_from(uids).map_err(failed)?;
             for uid in &filters.uids {
                 uids.insert(uid, 1, 0).map_err(failed)?;
+            }
+        }
+        if let Some(map) = self.ebpf.map_mut("CGROUPS") {
+            let mut map = HashMap::<_, u64, u8>::try_from(map).map_err(failed)?;
+            for group in groups {
+                map.insert(group, 1, 0).map_err(failed)?;
             }
         }
         if let Some(comms) = self.ebpf.map_mut("COMMS") {
@@ -405,20 +421,37 @@ impl Live {
         &self.attached
     }
 
+    fn set_gate(&mut self, open: bool) {
+        if let Some(Ok(mut gate)) = self.ebpf.map_mut("GATE").map(Array::<_, u32>::try_from) {
+            // It fails only for an index that is not there.
+            let _ = gate.set(0, u32::from(open), 0);
+        }
+    }
+
+    /// Begins: all programs are attached, and from here on they record.
+    pub fn begin(&mut self) {
+        self.set_gate(true);
+    }
+
     /// Switches the programs off; what they have put into the ring stays there.
+    ///
+    /// Nothing begins any more at once; calls that are under way may still return while the
+    /// syscall tracepoints are being detached, a tenth of a second or so.
     pub fn detach(&mut self) {
+        self.set_gate(false);
+        // Spawns first: they are attached last.
+        for (name, link) in std::mem::take(&mut self.links).into_iter().rev() {
+            if let Ok(program) = self.program::<BtfTracePoint>(name) {
+                // It can only fail for a link that is gone, which is what is wanted.
+                let _ = program.detach(link);
+            }
+        }
         // Closing one waits until no CPU can be in it any more; all wait at the same time.
         std::thread::scope(|scope| {
             for event in self.events.drain(..) {
                 scope.spawn(move || drop(event));
             }
         });
-        for (name, link) in std::mem::take(&mut self.links) {
-            if let Ok(program) = self.program::<BtfTracePoint>(name) {
-                // It can only fail for a link that is gone, which is what is wanted.
-                let _ = program.detach(link);
-            }
-        }
     }
 }
 

@@ -1,0 +1,149 @@
+//! `forkscope trace`, to its end or in the background.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fs,
+    path::PathBuf,
+    process::Command,
+};
+
+use crate::{
+    process::{Done, Running},
+    records::Recording,
+    rig::Rig,
+};
+
+/// A call of `forkscope trace --format json -o FILE`, to be completed.
+pub struct Trace<'a> {
+    rig: &'a Rig,
+    flags: Vec<OsString>,
+    command: Vec<OsString>,
+    wrapper: Vec<OsString>,
+}
+
+/// What came of it.
+pub struct Traced {
+    /// The program's end; with a command, the command's output too.
+    pub done: Done,
+    /// What it recorded.
+    pub recording: Recording,
+    /// Where.
+    pub path: PathBuf,
+}
+
+/// A tracer in the background that traces.
+pub struct Tracer {
+    running: Running,
+    path: PathBuf,
+}
+
+impl<'a> Trace<'a> {
+    pub(crate) fn new(rig: &'a Rig, flags: &[&str]) -> Self {
+        let flags = flags.iter().map(Into::into).collect();
+        Self { rig, flags, command: Vec::new(), wrapper: Vec::new() }
+    }
+
+    /// Adds a flag.
+    #[must_use]
+    pub fn flag(mut self, flag: impl AsRef<OsStr>) -> Self {
+        self.flags.push(flag.as_ref().into());
+        self
+    }
+
+    /// With this COMMAND.
+    #[must_use]
+    pub fn command<S: AsRef<OsStr>>(mut self, words: impl IntoIterator<Item = S>) -> Self {
+        self.command.extend(words.into_iter().map(|word| word.as_ref().into()));
+        self
+    }
+
+    /// Started by way of this program: `setpriv`, `unshare` and the like.
+    #[must_use]
+    pub fn within<S: AsRef<OsStr>>(mut self, words: impl IntoIterator<Item = S>) -> Self {
+        self.wrapper.extend(words.into_iter().map(|word| word.as_ref().into()));
+        self
+    }
+
+    /// The whole command line, and where the records go.
+    #[must_use]
+    pub fn build(self) -> (Command, PathBuf) {
+        let path = self.rig.fresh("records");
+        let words = self
+            .wrapper
+            .into_iter()
+            .chain([self.rig.forkscope().into()])
+            .chain(["trace", "--format", "json", "-o"].map(OsString::from))
+            .chain([path.clone().into()])
+            .chain(self.flags)
+            .chain((!self.command.is_empty()).then(|| "--".into()))
+            .chain(self.command);
+        let mut words = words.into_iter();
+        let mut command = Command::new(words.next().expect("at least the program"));
+        command.args(words);
+        (command, path)
+    }
+
+    /// Runs it to its end, whatever that is, without a look at the records.
+    #[must_use]
+    pub fn run_only(self) -> (Done, PathBuf) {
+        let rig = self.rig;
+        let (command, path) = self.build();
+        (rig.run(command), path)
+    }
+
+    /// Runs it to its end, which must leave a whole recording.
+    #[must_use]
+    pub fn run(self) -> Traced {
+        let (done, path) = self.run_only();
+        assert!(path.exists(), "{done:?}");
+        Traced { done, recording: Recording::read(&path), path }
+    }
+
+    /// Starts it, and waits until it traces.
+    #[must_use]
+    pub fn start(self) -> Tracer {
+        let rig = self.rig;
+        let (command, path) = self.build();
+        let mut running = rig.start(command);
+        running.until(|running| {
+            // The header is there when everything is loaded; attached it is when the main
+            // thread waits for events.
+            let header = fs::read(&path).is_ok_and(|bytes| bytes.contains(&b'\n'));
+            header && waits_for_events(running.pid())
+        });
+        Tracer { running, path }
+    }
+}
+
+/// Whether the main thread of a process lies in epoll_wait(2).
+fn waits_for_events(pid: u32) -> bool {
+    let place = fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap_or_default();
+    place.contains("epoll") || place.contains("ep_poll")
+}
+
+impl Tracer {
+    /// Its pid.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.running.pid()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: i32) {
+        self.running.signal(signal);
+    }
+
+    /// Waits for its end by itself.
+    #[must_use]
+    pub fn finish(self) -> Traced {
+        let done = self.running.finish().expect_code(0);
+        Traced { done, recording: Recording::read(&self.path), path: self.path }
+    }
+
+    /// Ends it as Ctrl-C would.
+    #[must_use]
+    pub fn stop(self) -> Traced {
+        self.signal(libc::SIGINT);
+        self.finish()
+    }
+}

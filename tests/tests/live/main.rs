@@ -1,0 +1,13 @@
+//! The live tests, a file for each promise. One program: ten would take ten times as long to
+//! link, and could not see to it that only one measures at a time.
+
+mod command;
+mod demo;
+mod endings;
+mod filters;
+mod hostile;
+mod loss;
+mod mechanisms;
+mod order;
+mod schema;
+mod truth;

@@ -87,6 +87,8 @@ pub struct Ending {
     pub code: Option<u8>,
     /// What ended it; a command among it may still run.
     pub until: Until,
+    /// Whether the command could be run.
+    pub started: Result<(), Failure>,
 }
 
 /// What ends a session.
@@ -217,7 +219,7 @@ impl Session {
     /// Passes events on until something in `until` says stop.
     ///
     /// # Errors
-    /// When the event loop cannot be had, or the command cannot be run.
+    /// When the event loop cannot be had.
     pub fn run(self, until: Until, consumer: &mut dyn Consumer) -> Result<Ending, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
@@ -316,7 +318,7 @@ impl<'a> Run<'a> {
             }
         }
         let summary = self.finish();
-        started.map(|()| Ending { summary, code, until })
+        Ok(Ending { summary, code, until, started })
     }
 
     /// Whether a signal ends the session; while a command runs it is passed on instead.

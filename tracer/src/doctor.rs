@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 
 use crate::{
     cli::{Doctor, Format},
-    failure::Failure,
+    failure::{Failure, Why},
     kernel::{
-        backend::{State, assess, choose},
+        backend::{Measurement, State, assess, choose},
         host::{CAPABILITIES, Host},
         load::{Live, OBJECT_ORIGIN, OBJECT_SHA256},
     },
@@ -36,6 +36,25 @@ fn trial(host: &Host) -> Trial {
         Ok(programs) => Trial { programs, failure: None },
         Err(failure) => Trial { programs: 0, failure: Some(failure) },
     }
+}
+
+/// What is measured here, by whoever asks: nothing without the privileges to load.
+fn measurements(host: &Host, trial: &Trial) -> Vec<Measurement> {
+    let mut all = assess(host, Measures::ALL);
+    if let Some(failure) = &trial.failure {
+        for m in &mut all {
+            if m.state != State::Missing {
+                m.state = State::Missing;
+                m.why = Some(if failure.why == Why::NotPermitted {
+                    "not permitted".into()
+                } else {
+                    failure.message.clone()
+                });
+                m.mend = (failure.why == Why::NotPermitted).then(|| "run it as root".into());
+            }
+        }
+    }
+    all
 }
 
 /// Prints it. The exit code is 0 whatever it finds: finding out is what was asked for.
@@ -107,11 +126,13 @@ fn text(host: &Host, trial: &Trial) -> String {
         }
     }
     let _ = writeln!(out, "\n{} {} state", fit("measurement", 26), fit("by", 52));
-    for m in assess(host, Measures::ALL) {
+    for m in measurements(host, trial) {
         let by = if m.by.is_empty() { "–" } else { &m.by };
-        let _ = writeln!(out, "{} {} {}", fit(m.title, 26), fit(by, 52), m.state.name());
         if by.chars().count() > 52 {
-            let _ = writeln!(out, "{:26}   all of it: {by}", "");
+            let _ = writeln!(out, "{} {by}", fit(m.title, 26));
+            let _ = writeln!(out, "{:79} {}", "", m.state.name());
+        } else {
+            let _ = writeln!(out, "{} {} {}", fit(m.title, 26), fit(by, 52), m.state.name());
         }
         if let Some(why) = &m.why {
             let _ = writeln!(out, "{:26}   {why}", "");
@@ -130,7 +151,7 @@ fn text(host: &Host, trial: &Trial) -> String {
 
 fn json(host: &Host, trial: &Trial) -> Value {
     let (held, missing) = held(host);
-    let mut measurements: Vec<Value> = assess(host, Measures::ALL)
+    let mut measurements: Vec<Value> = measurements(host, trial)
         .into_iter()
         .map(|m| {
             json!({

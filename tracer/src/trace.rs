@@ -58,11 +58,12 @@ pub fn run(flags: &Trace) -> Result<u8, Failure> {
     for text in session.notes() {
         note(&text);
     }
-    writer.send_always(vec![session.header()]);
     if let Some(command) = &command {
         session.follow(command.pid())?;
     }
     session.attach()?;
+    // Only now, so that whoever waits for it misses nothing.
+    writer.send_always(vec![session.header()]);
     let until = Until {
         duration: flags.duration,
         command,
@@ -82,6 +83,7 @@ pub fn run(flags: &Trace) -> Result<u8, Failure> {
         Ended::Well | Ended::Closed => Ok(()),
         Ended::Badly(failure) => Err(failure),
     };
+    ending.started?;
     let Until { command: Some(mut command), signals: Some(signals), .. } = ending.until else {
         return written.map(|()| 0);
     };

@@ -214,6 +214,12 @@ fn calls(host: &Host) -> Vec<Measurement> {
                 "every syscall on the machine takes the traced path, about 40 ns; \
                  32-bit calls raise no event: null",
             ),
+            Ok(_) if sees_calls(host) && key == "spawn_failure" => {
+                by.note("failures of 32-bit calls raise no event and are not seen")
+            }
+            Ok(_) if sees_calls(host) && key == "start_delay" => {
+                by.note("null where a stop or a signal comes before the child's first instruction")
+            }
             Ok(_) if sees_calls(host) => by,
             Ok(_) => by.worse(
                 State::Missing,
@@ -266,7 +272,9 @@ fn exec_latency(host: &Host) -> Measurement {
         return by.worse(State::Missing, "needs syscall tracepoints", "see call latency");
     }
     if prepare {
-        return by;
+        return by.note(
+            "32-bit execs raise no syscall event: their latency is null, failures are not seen",
+        );
     }
     by.worse(State::Degraded, "no sched_prepare_exec: prepare_ns is null", "a newer kernel")
 }

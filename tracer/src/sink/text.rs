@@ -262,6 +262,16 @@ impl Text {
         }
     }
 
+    /// Writes the line of a spawn that waits for its exec.
+    fn show_waiting(&mut self, tid: u32, start: u64, out: &mut Vec<u8>) {
+        let waits = |w: &Waiting| w.spawn.child.tid == tid && w.spawn.child.start_time == start;
+        if let Some(at) = self.waiting.iter().position(waits)
+            && let Some(waiting) = self.waiting.remove(at)
+        {
+            self.spawn(&waiting.spawn, None, out);
+        }
+    }
+
     /// Writes the spawns that have waited long enough, or all.
     fn give_up(&mut self, all: bool, out: &mut Vec<u8>) {
         while self
@@ -320,6 +330,8 @@ impl Format for Text {
             }
             _ if !self.records => {}
             Record::Spawn(spawn) => {
+                // Who makes another has a line already.
+                self.show_waiting(spawn.parent.tid, spawn.parent.start_time, out);
                 let may_exec = spawn.child.tid == spawn.child.pid && spawn.mechanism != "kthread";
                 if may_exec {
                     self.waiting.push_back(Waiting { spawn: spawn.clone(), since: Instant::now() });
@@ -329,6 +341,7 @@ impl Format for Text {
                 }
             }
             Record::SpawnUpdate(update) => {
+                self.show_waiting(update.child.tid, update.child.start_time, out);
                 let latency = update.latency_ns.map_or_else(|| "–".into(), duration);
                 let line = format!(
                     "          the call that made {} returned after {latency}\n",
@@ -340,11 +353,7 @@ impl Format for Text {
             Record::Exec(exec) => self.exec(exec, out),
             Record::Exit(exit) => {
                 // Its spawn's line comes first, also when it never ran another program.
-                if let Some(at) = self.waiting.iter().position(|w| w.spawn.child.tid == exit.tid)
-                    && let Some(waiting) = self.waiting.remove(at)
-                {
-                    self.spawn(&waiting.spawn, None, out);
-                }
+                self.show_waiting(exit.tid, exit.start_time, out);
                 self.exit(exit, out);
             }
         }

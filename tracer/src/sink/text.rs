@@ -58,6 +58,15 @@ pub struct Text {
     /// Whether records are shown, or the summary alone.
     records: bool,
     waiting: VecDeque<Waiting>,
+    /// Programs that were not where they were looked for; the search may yet succeed.
+    searching: VecDeque<Search>,
+}
+
+/// A search along PATH, as the kernel sees it: execs that fail one after the other.
+struct Search {
+    last: Box<Exec>,
+    tries: u64,
+    since: Instant,
 }
 
 /// One line before it is laid out.
@@ -76,7 +85,13 @@ impl Text {
     /// Shows records as they come, then the summary.
     #[must_use]
     pub fn new(layout: Layout) -> Self {
-        Self { layout, zone: TimeZone::system(), records: true, waiting: VecDeque::new() }
+        Self {
+            layout,
+            zone: TimeZone::system(),
+            records: true,
+            waiting: VecDeque::new(),
+            searching: VecDeque::new(),
+        }
     }
 
     /// As [`Self::new`], with times in this zone.
@@ -155,7 +170,29 @@ impl Text {
         );
     }
 
+    /// Takes the search of a process out of those under way.
+    fn search_of(&mut self, pid: u32, start: u64) -> Option<Search> {
+        let at = self
+            .searching
+            .iter()
+            .position(|search| search.last.pid == pid && search.last.start_time == start)?;
+        self.searching.remove(at)
+    }
+
     fn exec(&mut self, exec: &Exec, out: &mut Vec<u8>) {
+        let search = self.search_of(exec.pid, exec.start_time);
+        if exec.errno.as_deref() == Some("ENOENT") {
+            let tries = search.map_or(0, |search| search.tries) + 1;
+            let last = Box::new(exec.clone());
+            self.searching.push_back(Search { last, tries, since: Instant::now() });
+            self.give_up(false, out);
+            return;
+        }
+        self.show_exec(exec, search.map_or(0, |search| search.tries), out);
+    }
+
+    /// Writes an exec; `tries` is how often it was tried elsewhere before.
+    fn show_exec(&mut self, exec: &Exec, tries: u64, out: &mut Vec<u8>) {
         if exec.errno.is_none()
             && let Some(at) = self.waiting.iter().position(|w| {
                 w.spawn.child.pid == exec.pid && w.spawn.child.start_time == exec.start_time
@@ -165,12 +202,13 @@ impl Text {
             self.spawn(&waiting.spawn, Some(exec), out);
             return;
         }
+        let tried = if tries > 1 { format!(" ({tries} places)") } else { String::new() };
         let failed = exec.errno.as_deref();
         let what = match failed {
             Some(errno) => {
                 let name =
                     exec.filename.as_ref().map_or_else(|| "?".into(), |n| visible(&n.text()));
-                format!("{name}: {errno}")
+                format!("{name}: {errno}{tried}")
             }
             None => command(exec.argv.as_ref(), exec),
         };
@@ -283,6 +321,14 @@ impl Text {
                 self.spawn(&waiting.spawn, None, out);
             }
         }
+        while self.searching.front().is_some_and(|s| {
+            all || self.searching.len() > MOST_WAITING || s.since.elapsed() > MOMENT
+        }) {
+            if let Some(Search { last, tries, .. }) = self.searching.pop_front() {
+                self.show_waiting(last.pid, last.start_time, out);
+                self.show_exec(&last, tries, out);
+            }
+        }
     }
 
     fn summary(&self, summary: &Summary, out: &mut Vec<u8>) {
@@ -354,6 +400,10 @@ impl Format for Text {
             Record::Exit(exit) => {
                 // Its spawn's line comes first, also when it never ran another program.
                 self.show_waiting(exit.tid, exit.start_time, out);
+                if let Some(Search { last, tries, .. }) = self.search_of(exit.pid, exit.start_time)
+                {
+                    self.show_exec(&last, tries, out);
+                }
                 self.exit(exit, out);
             }
         }

@@ -212,14 +212,8 @@ pub struct Doctor {
 pub fn parse() -> Result<Option<Cli>, Failure> {
     let words: Vec<OsString> = std::env::args_os().collect();
     if words.len() == 1 {
-        let _ = std::io::Write::write_all(
-            &mut std::io::stderr(),
-            definition().render_help().to_string().as_bytes(),
-        );
-        return Err(Failure::new(
-            Why::Usage,
-            "no command; forkscope demo is a good one to begin with",
-        ));
+        let what = "no command given; begin with forkscope demo, or see forkscope --help";
+        return Err(Failure::new(Why::Usage, what));
     }
     if words.get(1).is_some_and(|word| word == "trace") && words.last().is_some_and(|w| w == "--") {
         return Err(Failure::new(Why::Usage, "nothing after --: a COMMAND belongs there"));

@@ -1,6 +1,6 @@
 //! `trace -- COMMAND`: the command stays what it is without us, and only it is recorded.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, process::Command};
+use std::{fs, process::Command};
 
 use forkscope_tests::{Fields as _, Recording, Rig};
 use serde_json::{Value, json};

@@ -20,6 +20,8 @@ use crate::{
 /// What came of loading and attaching everything.
 struct Trial {
     programs: usize,
+    /// Fallbacks that loading had to take.
+    notes: Vec<String>,
     failure: Option<Failure>,
 }
 
@@ -28,13 +30,13 @@ fn trial(host: &Host) -> Trial {
     let attempt = choose(host, &plan).and_then(|_| {
         let mut live = Live::load(host, &plan, std::process::id())?;
         live.attach(host)?;
-        let programs = live.programs().len();
+        let found = (live.programs().len(), live.notes().to_vec());
         live.detach();
-        Ok(programs)
+        Ok(found)
     });
     match attempt {
-        Ok(programs) => Trial { programs, failure: None },
-        Err(failure) => Trial { programs: 0, failure: Some(failure) },
+        Ok((programs, notes)) => Trial { programs, notes, failure: None },
+        Err(failure) => Trial { programs: 0, notes: Vec::new(), failure: Some(failure) },
     }
 }
 
@@ -125,6 +127,9 @@ fn text(host: &Host, trial: &Trial) -> String {
             let _ = writeln!(out, "tried just now: {failure}");
         }
     }
+    for note in &trial.notes {
+        let _ = writeln!(out, "fallback: {note}");
+    }
     let _ = writeln!(out, "\n{} {} state", fit("measurement", 26), fit("by", 52));
     for m in measurements(host, trial) {
         let by = if m.by.is_empty() { "–" } else { &m.by };
@@ -189,6 +194,7 @@ fn json(host: &Host, trial: &Trial) -> Value {
             "kprobe": OTHERS[1].1,
         },
         "programs": trial.programs,
+        "fallbacks": trial.notes,
         "ebpf_object": { "sha256": OBJECT_SHA256, "origin": OBJECT_ORIGIN },
         "measurements": measurements,
     })

@@ -144,7 +144,11 @@ impl Live {
                 let Ok(mut live) = Self::load_reading(host, plan, tracer_pid, false) else {
                     return Err(first);
                 };
-                live.notes.push(format!("kernel memory is read by helper calls, slower: {first}"));
+                let why = first.message.split(';').next().unwrap_or_default();
+                live.notes.push(format!(
+                    "kernel memory is read by helper calls, which is slower: this kernel does not \
+                     follow typed pointers ({why})"
+                ));
                 Ok(live)
             }
             other => other,

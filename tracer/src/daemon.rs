@@ -16,7 +16,7 @@ use crate::{
     decode::{Event, decode},
     failure::{Failure, Why},
     kernel::{
-        backend::{assess, choose, sees_calls},
+        backend::{Measurement, assess, choose, sees_calls},
         cgroups::Cgroups,
         clock_ns,
         host::Host,
@@ -43,7 +43,8 @@ pub struct Session {
     live: Live,
     ring: AsyncRing,
     began: Instant,
-    began_monotonic: u64,
+    /// What is measured by what, judged once.
+    measurements: Vec<Measurement>,
 }
 
 /// Where the events of a session go.
@@ -122,17 +123,19 @@ impl Session {
         choose(&host, &plan)?;
         let mut live = Live::load(&host, &plan, std::process::id())?;
         let ring = live.take_ring().ok_or_else(|| Failure::new(Why::Failed, "no ring"))?;
-        Ok(Self { host, plan, live, ring, began: Instant::now(), began_monotonic: 0 })
+        let measurements = assess(&host, plan.measures);
+        Ok(Self { host, plan, live, ring, began: Instant::now(), measurements })
     }
 
     /// What a user should know although everything works.
     #[must_use]
     pub fn notes(&self) -> Vec<String> {
-        let mut notes: Vec<String> = assess(&self.host, self.plan.measures)
-            .into_iter()
+        let mut notes: Vec<String> = self
+            .measurements
+            .iter()
             .filter(|m| m.state != crate::kernel::backend::State::Ok)
             .map(|m| {
-                let why = m.why.unwrap_or_default();
+                let why = m.why.as_deref().unwrap_or_default();
                 format!("{}: {}: {why}", m.title, m.state.name())
             })
             .collect();
@@ -148,11 +151,12 @@ impl Session {
     /// The stream's first record.
     #[must_use]
     pub fn header(&self) -> Record {
-        let measures = assess(&self.host, self.plan.measures)
-            .into_iter()
+        let measures = self
+            .measurements
+            .iter()
             .map(|m| {
-                let by = (!m.by.is_empty()).then_some(m.by);
-                (m.key, MeasureNote { by, state: m.state.name(), why: m.why })
+                let by = (!m.by.is_empty()).then(|| m.by.clone());
+                (m.key, MeasureNote { by, state: m.state.name(), why: m.why.clone() })
             })
             .collect();
         Record::Header(Box::new(Header {
@@ -210,9 +214,8 @@ impl Session {
             // Those made while the programs were being attached.
             self.follow_existing(&mut followed)?;
         }
-        self.live.begin();
+        self.live.begin()?;
         self.began = Instant::now();
-        self.began_monotonic = clock_ns(libc::CLOCK_MONOTONIC) as u64;
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use forkscope_common::mechanism::Mechanism;
 fn seen(host: &Host) -> (u64, u64) {
     let mut live = Live::load(host, &Plan::everything(), 0).expect("it loads");
     live.attach(host).expect("what loads attaches");
-    live.begin();
+    live.begin().expect("the gate opens");
     for _ in 0..10 {
         Command::new("/bin/true").status().expect("/bin/true runs");
     }

@@ -36,6 +36,9 @@ pub const OBJECT_SHA256: &str = env!("FORKSCOPE_EBPF_SHA256");
 /// Where it came from: `prebuilt`, `source` or `override`.
 pub const OBJECT_ORIGIN: &str = env!("FORKSCOPE_EBPF_ORIGIN");
 
+/// Where the programs read a syscall's result in its tracepoint's record.
+const RESULT_OFFSET: u32 = 16;
+
 /// Tasks that can be remembered at once where `pid_max` allows more.
 const MOST_TASKS: u32 = 1 << 18;
 /// Control groups that `--cgroup` can match at once.
@@ -374,6 +377,16 @@ impl Live {
             for point in points {
                 // Some architectures lack some of the calls.
                 let Some(id) = tracefs.id("syscalls", &point) else { continue };
+                let result = tracefs.field_offset("syscalls", &point, "ret");
+                if result.is_some_and(|at| at != RESULT_OFFSET) {
+                    return Err(Failure::new(
+                        Why::Unsupported,
+                        format!(
+                            "syscalls:{point} has its result elsewhere than the programs look; \
+                             leave latency out of --measure"
+                        ),
+                    ));
+                }
                 let program: &mut TracePoint = self.program(name)?;
                 let fd = program.fd().map_err(|e| loading(host, name, &e))?;
                 let event = sys::attach_tracepoint(id, fd.as_fd())
@@ -425,16 +438,20 @@ impl Live {
         &self.attached
     }
 
-    fn set_gate(&mut self, open: bool) {
-        if let Some(Ok(mut gate)) = self.ebpf.map_mut("GATE").map(Array::<_, u32>::try_from) {
-            // It fails only for an index that is not there.
-            let _ = gate.set(0, u32::from(open), 0);
-        }
+    fn set_gate(&mut self, open: bool) -> Result<(), Failure> {
+        let failed = |why: String| Failure::new(Why::Failed, format!("the gate: {why}; report it"));
+        let map = self.ebpf.map_mut("GATE").ok_or_else(|| failed("no such map".into()))?;
+        Array::<_, u32>::try_from(map)
+            .and_then(|mut gate| gate.set(0, u32::from(open), 0))
+            .map_err(|e| failed(e.to_string()))
     }
 
     /// Begins: all programs are attached, and from here on they record.
-    pub fn begin(&mut self) {
-        self.set_gate(true);
+    ///
+    /// # Errors
+    /// When the kernel refuses the write, or the object is of another version.
+    pub fn begin(&mut self) -> Result<(), Failure> {
+        self.set_gate(true)
     }
 
     /// Switches the programs off; what they have put into the ring stays there.
@@ -442,7 +459,8 @@ impl Live {
     /// Nothing begins any more at once; calls that are under way may still return while the
     /// syscall tracepoints are being detached, a tenth of a second or so.
     pub fn detach(&mut self) {
-        self.set_gate(false);
+        // What opened can be closed; and if not, detaching ends it a little later.
+        let _ = self.set_gate(false);
         // Spawns first: they are attached last.
         for (name, link) in std::mem::take(&mut self.links).into_iter().rev() {
             if let Ok(program) = self.program::<BtfTracePoint>(name) {

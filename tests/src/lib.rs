@@ -5,7 +5,9 @@
 //! it wrote (every record is held against the published schema), [`Order`] checks who comes
 //! after whom. Counts, order and identities are asserted, never durations.
 
+mod ledgers;
 mod order;
+mod proc;
 mod process;
 mod records;
 mod rig;
@@ -13,7 +15,9 @@ mod schema;
 mod tools;
 mod trace;
 
+pub use ledgers::{Totals, ticks};
 pub use order::Order;
+pub use proc::{Stat, available_bytes, children};
 pub use process::{Done, Running};
 pub use records::{Fields, Recording, lines};
 pub use rig::{Rig, UNSUPPORTED, initial_pid_namespace, skip};

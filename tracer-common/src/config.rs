@@ -55,6 +55,10 @@ offsets! {
     task_start_time = "task_struct"."start_time",
     /// Boot-time start time, what /proc/PID/stat shows.
     task_start_boottime = "task_struct"."start_boottime|real_start_time",
+    /// Minor faults so far.
+    task_min_flt = "task_struct"."min_flt",
+    /// Its kernel stack, where that is mapped page by page.
+    task_stack_vm_area = "task_struct"."stack_vm_area",
     /// Address space.
     task_mm = "task_struct"."mm",
     /// Process-wide state.
@@ -69,6 +73,10 @@ offsets! {
     task_stack = "task_struct"."stack",
     /// x86: `TS_COMPAT`.
     thread_status = "task_struct"."thread_info.status",
+    /// Top page table.
+    mm_pgd = "mm_struct"."pgd",
+    /// Mappings.
+    mm_map_count = "mm_struct"."map_count",
     /// Exact since always: page tables, bytes.
     mm_pgtables_bytes = "mm_struct"."pgtables_bytes",
     /// Resident pages by kind: an array of percpu counters (6.2 and later) or of longs.
@@ -79,8 +87,18 @@ offsets! {
     mm_arg_end = "mm_struct"."arg_end",
     /// The shared part of a percpu counter.
     percpu_counter_count = "percpu_counter"."count",
+    /// Counts up to 0 at each event; then it is sampled.
+    event_period_left = "perf_event"."hw.period_left",
+    /// The event that a program was called for.
+    context_event = "bpf_perf_event_data_kern"."event",
     /// Tasks of the process that have not begun to exit.
     signal_live = "signal_struct"."live",
+    /// Threads of the process.
+    signal_nr_threads = "signal_struct"."nr_threads",
+    /// Pages of a mapping of the kernel's own.
+    vm_struct_pages = "vm_struct"."pages",
+    /// The address space that a top page table belongs to, in its `struct page`.
+    page_table_mm = "ptdesc|page"."pt_mm",
     /// Signals for the process.
     signal_pending = "signal_struct"."shared_pending.signal",
     /// `SIGNAL_*`.
@@ -143,6 +161,20 @@ pub mod feature {
     pub const EXEC: u32 = 128;
     /// Exits are recorded.
     pub const EXIT: u32 = 256;
+    /// Copy-on-write faults are counted.
+    pub const COW: u32 = 512;
+    /// They are timed, all or some.
+    pub const COW_LATENCY: u32 = 1024;
+    /// Each is a record.
+    pub const COW_FAULTS: u32 = 2048;
+    /// Copied pages are counted by place.
+    pub const COW_PLACES: u32 = 4096;
+    /// And by the user stack that wrote.
+    pub const COW_STACKS: u32 = 8192;
+    /// [`crate::cow::Layout`] was found out: page tables can be read.
+    pub const PAGE_TABLES: u32 = 1 << 14;
+    /// Without a helper: `bpf_rdonly_cast` exists, and `bpf_cast_to_kern_ctx` with it.
+    pub const DIRECT_LOADS: u32 = 1 << 15;
 }
 
 /// Bits of [`Config::filters`].
@@ -245,6 +277,25 @@ pub struct Config {
     pub compat_status: u32,
     /// Bytes in a page.
     pub page_size: u32,
+    /// Entries in the map of windows less one; all bits below the highest are set.
+    pub window_mask: u32,
+    /// The page flag that says that an anonymous page has one owner; 0 where there is none
+    /// (before 5.19).
+    pub page_exclusive: u32,
+    /// Nanoseconds in a tick of the kernel.
+    pub jiffy_ns: u32,
+    /// One in so many minor faults is timed.
+    pub cow_period: u32,
+    /// The page flag of the first page of a large folio.
+    pub page_head: u32,
+    /// BTF's number of a struct that begins with 64 bits, for [`feature::DIRECT_LOADS`].
+    pub word_type: u32,
+    /// `page_type` of a hugetlb page; [`MISSING`] where it is not kept there (before 6.12).
+    pub hugetlb_type: u32,
+    /// Width of a physical address, bits.
+    pub physical_bits: u32,
+    /// GiB of physical address space in use, rounded up.
+    pub physical_gib: u32,
 }
 
 impl Config {
@@ -267,6 +318,15 @@ impl Config {
         stack_to_regs: 0,
         compat_status: 0,
         page_size: 0,
+        window_mask: 0,
+        page_exclusive: 0,
+        jiffy_ns: 0,
+        cow_period: 1,
+        page_head: 0,
+        word_type: 0,
+        hugetlb_type: MISSING,
+        physical_bits: 0,
+        physical_gib: 0,
     };
 }
 
@@ -278,7 +338,7 @@ impl Syscalls {
 
 const FIELDS: usize = size_of::<Offsets>() / 4;
 const _: () = assert!(
-    size_of::<Config>() == (MAX_CGROUPS + MAX_HIERARCHIES) * 8 + FIELDS * 4 + 2 * 5 * 4 + 12 * 4,
+    size_of::<Config>() == (MAX_CGROUPS + MAX_HIERARCHIES) * 8 + FIELDS * 4 + 2 * 5 * 4 + 21 * 4,
     "Config has padding: add or take a field"
 );
 // SAFETY: `repr(C)`, integers only, and the assertion above proves that there is no padding.
@@ -354,6 +414,8 @@ pub mod slot {
     pub const SINCE_SPAWN: u32 = EXEC_LATENCY + 1;
     /// Life of processes.
     pub const LIFETIME: u32 = SINCE_SPAWN + 1;
+    /// Copy-on-write faults, by role.
+    pub const COW_FAULT: u32 = LIFETIME + 1;
     /// How many.
-    pub const COUNT: u32 = LIFETIME + 1;
+    pub const COUNT: u32 = COW_FAULT + crate::cow::ROLES as u32;
 }

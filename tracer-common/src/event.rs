@@ -40,10 +40,14 @@ pub enum Kind {
     Exit = 5,
     /// [`Cgroup`]
     Cgroup = 6,
+    /// [`crate::cow::Ledger`]
+    Cow = 7,
+    /// [`crate::cow::Fault`]
+    CowFault = 8,
 }
 
 /// How many kinds there are.
-pub const KINDS: usize = 7;
+pub const KINDS: usize = 9;
 
 impl Kind {
     /// Every kind, in index order.
@@ -55,6 +59,8 @@ impl Kind {
         Self::Exec,
         Self::Exit,
         Self::Cgroup,
+        Self::Cow,
+        Self::CowFault,
     ];
 
     /// The kind with this number, if there is one.
@@ -74,6 +80,8 @@ impl Kind {
             Self::Exec => "exec",
             Self::Exit => "exit",
             Self::Cgroup => "cgroup",
+            Self::Cow => "cow",
+            Self::CowFault => "cow_fault",
         }
     }
 }
@@ -146,6 +154,10 @@ pub struct Spawn {
     pub child_ns_pid: u32,
     /// Real user id.
     pub uid: u32,
+    /// Memory mappings of the parent; [`u32::MAX`] when unknown.
+    pub parent_vmas: u32,
+    /// Threads of the parent; [`u32::MAX`] when unknown.
+    pub parent_threads: u32,
     /// A [`crate::mechanism::Mechanism`].
     pub mechanism: u8,
     /// A [`crate::mechanism::Door`].
@@ -348,8 +360,18 @@ pub struct Counters {
     pub followed_made: u64,
     /// Followed processes that ended.
     pub followed_ended: u64,
+    /// Copy-on-write faults that copied, by role: those of closed ledgers and of none.
+    pub cow_copied: [u64; crate::cow::ROLES],
+    /// Those that did not, likewise.
+    pub cow_reused: [u64; crate::cow::ROLES],
+    /// Forks for whose ledger there was no room: their faults are in the totals alone.
+    pub cow_unledgered: u64,
+    /// Copied pages whose place did not fit into its map.
+    pub cow_unplaced: u64,
+    /// Stacks that did not fit into their map.
+    pub cow_unstacked: u64,
     /// Zero: fills the last cache line, so that no CPU writes to another's.
-    pub reserved: [u64; 6],
+    pub reserved: [u64; 7],
 }
 
 /// A number for a control group that is unique across hierarchies: the number of the
@@ -370,7 +392,7 @@ macro_rules! plain {
 
 plain! {
     Header = 2 + 2 + 4 + 8,
-    Spawn = 16 + 7 * 8 + COMM_LEN + 6 * 4 + 8,
+    Spawn = 16 + 7 * 8 + COMM_LEN + 8 * 4 + 8,
     SpawnReturn = 16 + 3 * 8 + 2 * 4,
     ChildStart = 16 + 2 * 8 + 2 * 4,
     SpawnFailure = 16 + 3 * 8 + COMM_LEN + 4 * 4 + 8,
@@ -378,13 +400,13 @@ plain! {
     Exit = 16 + 3 * 8 + COMM_LEN + 5 * 4 + 4,
     Cgroup = 16 + 8 + 8,
     Stage = 4 * 8,
-    Counters = KINDS * 32 + (crate::mechanism::MECHANISMS + 7 + 6) * 8,
+    Counters = KINDS * 32 + (crate::mechanism::MECHANISMS + 7 + 7 + 7) * 8,
 }
 
 const _: () = {
     use core::mem::offset_of;
     assert!(offset_of!(Header, at) == 8);
-    assert!(offset_of!(Spawn, parent_comm) == 72 && offset_of!(Spawn, mechanism) == 112);
+    assert!(offset_of!(Spawn, parent_comm) == 72 && offset_of!(Spawn, mechanism) == 120);
     assert!(offset_of!(SpawnFailure, parent_comm) == 40 && offset_of!(SpawnFailure, door) == 73);
     assert!(offset_of!(Exec, comm) == 56 && offset_of!(Exec, mechanism) == 104);
     assert!(offset_of!(Exit, comm) == 40 && offset_of!(Exit, mechanism) == 76);

@@ -33,7 +33,7 @@ pub struct Hist {
 ///
 /// eBPF has no instruction for it, so it is six comparisons.
 #[inline(always)]
-const fn log2(value: u64) -> u32 {
+pub(crate) const fn log2(value: u64) -> u32 {
     let mut v = value;
     let mut bit = 0;
     if v >> 32 != 0 {

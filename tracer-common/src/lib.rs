@@ -1,5 +1,5 @@
 //! What the kernel side and the user side of forkscope agree on: the layout of
-//! every event ([`event`]), the buckets of every histogram ([`hist`]), and what
+//! every event ([`event`]), the ledgers of copy-on-write ([`cow`]), the buckets of every histogram ([`hist`]), and what
 //! user space injects before the programs are loaded ([`config`]).
 //!
 //! No dependencies and no `std`, so that the same source is compiled for
@@ -7,6 +7,7 @@
 #![no_std]
 
 pub mod config;
+pub mod cow;
 pub mod event;
 pub mod hist;
 pub mod mechanism;

@@ -2,7 +2,10 @@
 
 use aya_ebpf::{
     bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
-    helpers::{bpf_get_smp_processor_id, generated::bpf_ktime_get_ns},
+    helpers::{
+        bpf_get_smp_processor_id,
+        generated::{bpf_jiffies64, bpf_ktime_get_ns},
+    },
 };
 use forkscope_common::{
     config::slot,
@@ -20,6 +23,13 @@ use crate::{
 pub fn now() -> u64 {
     // SAFETY: no arguments.
     unsafe { bpf_ktime_get_ns() }
+}
+
+/// The kernel's ticks: a load, where [`now`] is a call.
+#[inline(always)]
+pub fn jiffies() -> u64 {
+    // SAFETY: no arguments.
+    unsafe { bpf_jiffies64() }
 }
 
 /// Adds to a counter in a map. Atomic, because a program may be preempted by another on its
@@ -47,17 +57,27 @@ pub unsafe fn add(counter: *mut u64, n: u64) {
 /// # Safety
 /// As for [`add`].
 #[inline(always)]
-unsafe fn increment(counter: *mut u32) {
+pub unsafe fn add_32(counter: *mut u32, n: u32) {
     #[cfg(target_arch = "bpf")]
     // SAFETY: the caller's promise.
     unsafe {
-        core::arch::asm!("lock *(u32 *)({0} + 0) += {1}", in(reg) counter, in(reg) 1_u64);
+        core::arch::asm!("lock *(u32 *)({0} + 0) += {1}", in(reg) counter, in(reg) u64::from(n));
     }
     #[cfg(not(target_arch = "bpf"))]
     // SAFETY: the caller's promise.
     unsafe {
-        *counter += 1;
+        *counter = (*counter).wrapping_add(n);
     }
+}
+
+/// One more.
+///
+/// # Safety
+/// As for [`add`].
+#[inline(always)]
+pub unsafe fn increment(counter: *mut u32) {
+    // SAFETY: the caller's promise.
+    unsafe { add_32(counter, 1) };
 }
 
 /// Whether tracing is on.

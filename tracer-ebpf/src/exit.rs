@@ -7,8 +7,9 @@ use forkscope_common::{
 };
 
 use crate::{
-    cgroup,
+    cgroup, cow,
     emit::{Cpu, count, gate_open, now},
+    fault,
     filter::{self, Subject},
     kernel::{Task, current_comm, has},
     maps::TASKS,
@@ -20,6 +21,9 @@ use crate::{
 pub fn ended(task: Task, group_dead: bool) {
     let Some(cpu) = Cpu::current() else { return };
     let Some((pid, tid)) = traced_task() else { return };
+    if has(feature::COW) {
+        fault::task_ended(cpu, task);
+    }
     let mut followed = false;
     let mut mechanism = NO_MECHANISM;
     // The leader's state is the process's: it stays until the last task ends.
@@ -42,6 +46,9 @@ pub fn ended(task: Task, group_dead: bool) {
             mechanism = state.mechanism;
         }
         let _ = TASKS.remove(pid);
+        if has(feature::COW) {
+            cow::process_ended(task, pid);
+        }
         if followed {
             count!(cpu, followed_ended);
         }

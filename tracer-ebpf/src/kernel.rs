@@ -7,6 +7,8 @@
 //! `bpf_probe_read_kernel` does the same more slowly.
 
 mod cgroup;
+mod load;
+pub mod paging;
 mod regs;
 
 use core::mem::MaybeUninit;
@@ -22,6 +24,7 @@ use forkscope_common::{
 
 pub use self::{
     cgroup::Cgroup,
+    load::{kernel_context, load},
     regs::{Regs, native_door},
 };
 
@@ -44,6 +47,7 @@ pub fn has(bit: u32) -> bool {
     config!(features) & bit != 0
 }
 
+const PF_EXITING: u32 = 4;
 const PF_KTHREAD: u32 = 0x0020_0000;
 const SIGNAL_GROUP_EXIT: u32 = 4;
 
@@ -55,6 +59,18 @@ impl Ptr {
     #[inline(always)]
     pub fn new<T>(pointer: *const T) -> Self {
         Self(pointer.cast())
+    }
+
+    /// As a number, in places where nobody calculates with it.
+    #[inline(always)]
+    pub fn address(self) -> u64 {
+        self.0 as u64
+    }
+
+    /// A pointer field at a fixed offset of a typed pointer.
+    #[inline(always)]
+    pub fn at(self, offset: u32) -> Ptr {
+        self.pointer(offset)
     }
 
     #[inline(always)]
@@ -155,6 +171,39 @@ impl Task {
     #[inline(always)]
     pub fn is_kernel_task(self) -> bool {
         self.flags() & PF_KTHREAD != 0
+    }
+
+    /// Whether it has begun to exit.
+    #[inline(always)]
+    pub fn is_exiting(self) -> bool {
+        self.flags() & PF_EXITING != 0
+    }
+
+    /// Its kernel stack, first byte.
+    #[inline(always)]
+    pub fn stack(self) -> u64 {
+        self.0.field(config!(offsets.task_stack)).unwrap_or(0)
+    }
+
+    /// Minor faults so far.
+    #[inline(always)]
+    pub fn minor_faults(self) -> u64 {
+        self.0.field(config!(offsets.task_min_flt)).unwrap_or(0)
+    }
+
+    /// Where the list of its kernel stack's pages is; 0 when the stack has none.
+    #[inline(always)]
+    pub fn stack_pages(self) -> u64 {
+        self.0
+            .pointer(config!(offsets.task_stack_vm_area))
+            .field(config!(offsets.vm_struct_pages))
+            .unwrap_or(0)
+    }
+
+    /// Threads of its process.
+    #[inline(always)]
+    pub fn threads(self) -> Option<u32> {
+        self.0.pointer(config!(offsets.task_signal)).field(config!(offsets.signal_nr_threads))
     }
 
     #[inline(always)]
@@ -295,10 +344,34 @@ pub struct Mm(pub Ptr);
 const RESIDENT: [u32; 3] = [0, 1, 3];
 
 impl Mm {
+    /// Its address, 0 without one.
+    #[inline(always)]
+    pub fn address(self) -> u64 {
+        self.0.0 as u64
+    }
+
+    /// Where the address of its top page table lies.
+    #[inline(always)]
+    pub fn pgd_at(self) -> u64 {
+        self.0.0.wrapping_add(config!(offsets.mm_pgd) as usize) as u64
+    }
+
+    /// Memory mappings.
+    #[inline(always)]
+    pub fn mappings(self) -> Option<u32> {
+        self.0.field(config!(offsets.mm_map_count))
+    }
+
     /// Page tables, bytes.
     #[inline(always)]
     pub fn page_table_bytes(self) -> Option<u64> {
         self.0.field(config!(offsets.mm_pgtables_bytes))
+    }
+
+    /// Whether it is at this address.
+    #[inline(always)]
+    pub fn is_at(self, address: u64) -> bool {
+        self.address() == address
     }
 
     /// Whether this is that address space.

@@ -7,9 +7,11 @@
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 mod cgroup;
+mod cow;
 mod emit;
 mod exec;
 mod exit;
+mod fault;
 mod filter;
 mod hooks;
 mod kernel;

@@ -4,10 +4,11 @@
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
     macros::map,
-    maps::{Array, HashMap, RingBuf},
+    maps::{Array, HashMap, Queue, RingBuf, StackTrace},
 };
 use forkscope_common::{
     config::TaskState,
+    cow::{Copies, Ledger, Paid, PerCpu, Place, Rank, Shared, Space, Window},
     event::{self, COMM_LEN, Counters},
     hist::Hist,
 };
@@ -77,3 +78,46 @@ pub struct CgroupScratch {
     pub record: event::Cgroup,
     pub payload: [u8; event::MAX_CGROUP_PATH],
 }
+
+/// Ledgers by slot; mapped into user space, which shows those that are open. Set at load.
+#[map]
+pub static LEDGERS: Array<Ledger> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// Slots of `LEDGERS` that are free, put in by user space at first: as many as there are.
+#[map]
+pub static FREE: Queue<u32> = Queue::with_max_entries(1, 0);
+
+/// Address spaces that took part in a fork, by `mm_struct`. Set at load: what `pid_max`
+/// allows, up to a bound.
+#[map]
+pub static SPACES: HashMap<u64, Space> = HashMap::with_max_entries(1, 0);
+
+/// Slots of open ledgers, by parent and rank: as many as there are ledgers.
+#[map]
+pub static RANKS: HashMap<Rank, u32> = HashMap::with_max_entries(1, 0);
+
+/// The last fault of each task, at a place that the address of its kernel stack decides. Two
+/// tasks whose stacks are a multiple of the size apart share a place; when both are in a fault
+/// at the same time, one of the two is not timed. Set at load.
+#[map]
+pub static WINDOWS: Array<Window> = Array::with_max_entries(1, 0);
+
+/// One.
+#[map]
+pub static SHARED: Array<Shared> = Array::with_max_entries(1, 0);
+
+/// One per CPU. Set at load.
+#[map]
+pub static PER_CPU: Array<PerCpu> = Array::with_max_entries(1, 0);
+
+/// `profile`: copied pages by place. Set at load.
+#[map]
+pub static PLACES: HashMap<Place, Copies> = HashMap::with_max_entries(1, 0);
+
+/// `--stacks`: what each stack paid. Set at load, as `STACKS`.
+#[map]
+pub static PAID: HashMap<u32, Paid> = HashMap::with_max_entries(1, 0);
+
+/// `--stacks`: the stacks themselves.
+#[map]
+pub static STACKS: StackTrace = StackTrace::with_max_entries(1, 0);

@@ -57,6 +57,8 @@ pub fn made(child: Task, clone_flags: u64) {
     let mm = parent.mm();
     let parent_rss_bytes = mm.resident_bytes().unwrap_or(NONE);
     let parent_page_table_bytes = mm.page_table_bytes().unwrap_or(NONE);
+    let parent_vmas = mm.mappings().unwrap_or(u32::MAX);
+    let parent_threads = parent.threads().unwrap_or(u32::MAX);
     let kernel_task = child.is_kernel_task() | parent.is_kernel_task();
     let user_worker = child.is_user_worker();
     let compat = parent.in_compat_call();
@@ -147,6 +149,8 @@ pub fn made(child: Task, clone_flags: u64) {
             child_tid,
             child_ns_pid,
             uid,
+            parent_vmas,
+            parent_threads,
             mechanism: mechanism as u8,
             door: door as u8,
             reserved_16: 0,

@@ -11,12 +11,14 @@ use forkscope_common::{
 
 use crate::{
     failure::{Failure, Why},
-    plan::{Backend, Filters, Measures, Plan},
+    plan::{Backend, CowDetail, Filters, Measures, Plan},
     procfs,
 };
 
+mod profile;
 mod values;
 
+pub use self::profile::Profile;
 use self::values::{cut, duration, mechanism, size, user};
 
 /// See what fork, vfork, clone and exec really cost.
@@ -34,6 +36,8 @@ pub struct Cli {
 pub enum Action {
     /// Stream spawns, execs and exits; on end, a summary with percentiles
     Trace(Trace),
+    /// Say what the forks of one application cost: stall, copy-on-write, forecast, advice
+    Profile(Profile),
     /// Make a known number of processes or threads, and say what was made
     Workload(Workload),
     /// Trace the bundled workload and compare with what it did
@@ -50,7 +54,7 @@ pub enum Action {
     },
     /// Print a manual page: of forkscope, or of one command
     Man {
-        /// trace, workload, demo, doctor or completions
+        /// trace, profile, workload, demo, doctor or completions
         command: Option<String>,
     },
 }
@@ -76,12 +80,15 @@ pub struct Trace {
     /// Stop after this time: 10s, 500ms, 2m, 1h (a COMMAND still runs to its end)
     #[arg(long, value_parser = duration)]
     pub duration: Option<Duration>,
-    /// What to measure: spawn, latency, exec, exit [default: all]
+    /// What to measure: spawn, latency, exec, exit, cow [default: all]
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_enum)]
     measure: Vec<Measure>,
     /// Which hooks to use; fails where they cannot be had
     #[arg(long, value_enum, default_value = "auto")]
     backend: BackendFlag,
+    /// A record for each copy-on-write fault: address, latency, role; every fault is timed
+    #[arg(long)]
+    faults: bool,
     /// Argument bytes kept of each exec, at most 32768
     #[arg(long, value_name = "BYTES", default_value_t = Plan::DEFAULT_ARGV)]
     max_argv: u32,
@@ -215,7 +222,8 @@ pub fn parse() -> Result<Option<Cli>, Failure> {
         let what = "no command given; begin with forkscope demo, or see forkscope --help";
         return Err(Failure::new(Why::Usage, what));
     }
-    if words.get(1).is_some_and(|word| word == "trace") && words.last().is_some_and(|w| w == "--") {
+    let runs_commands = |word: &OsString| word == "trace" || word == "profile";
+    if words.get(1).is_some_and(runs_commands) && words.last().is_some_and(|w| w == "--") {
         return Err(Failure::new(Why::Usage, "nothing after --: a COMMAND belongs there"));
     }
     Cli::try_parse_from(words).map(Some).or_else(|error| {
@@ -289,17 +297,28 @@ impl Trace {
             return usage("--wait-all needs a COMMAND to wait for".into());
         }
         let filters = self.filters.validated(!self.command.is_empty())?;
-        if !filters.mechanisms.is_empty() && !measures.spawn {
+        if self.faults && !(measures.cow && measures.latency) {
+            return usage("--faults needs cow and latency among --measure".into());
+        }
+        let makes = measures.spawn || measures.cow;
+        if !filters.mechanisms.is_empty() && !makes {
             return usage(
                 "--mechanism needs spawn among --measure: that is where it is seen".into(),
             );
         }
-        if (filters.follow || !self.command.is_empty()) && !measures.spawn {
-            return usage("descendants are seen by their spawns: add spawn to --measure".into());
+        if (filters.follow || !self.command.is_empty()) && !makes {
+            return usage(
+                "descendants are seen by their spawns: add spawn or cow to --measure".into(),
+            );
         }
         Ok(Plan {
             measures,
             filters,
+            cow: CowDetail {
+                period: if self.faults { 1 } else { CowDetail::SAMPLED.period },
+                faults: self.faults,
+                ..CowDetail::SAMPLED
+            },
             backend: match self.backend {
                 BackendFlag::Auto => None,
                 BackendFlag::Fentry => Some(Backend::Fentry),
@@ -318,22 +337,17 @@ fn measures(list: &[Measure]) -> Result<Measures, Failure> {
         return Ok(Measures::ALL);
     }
     let has = |measure| list.contains(&measure);
-    if has(Measure::Cow) {
-        return Err(Failure::new(
-            Why::Unsupported,
-            "copy-on-write is not measured by this version; leave cow out of --measure",
-        ));
-    }
     let measures = Measures {
         spawn: has(Measure::Spawn),
         latency: has(Measure::Latency),
         exec: has(Measure::Exec),
         exit: has(Measure::Exit),
+        cow: has(Measure::Cow),
     };
-    if measures.latency && !measures.spawn && !measures.exec {
+    if measures.latency && !measures.spawn && !measures.exec && !measures.cow {
         return Err(Failure::new(
             Why::Usage,
-            "--measure latency: of what? add spawn or exec to the list",
+            "--measure latency: of what? add spawn, exec or cow to the list",
         ));
     }
     Ok(measures)
@@ -399,6 +413,7 @@ mod tests {
             .map_err(|e| Failure::new(Why::Usage, one_line(&e.render().to_string())))
             .and_then(|cli| match cli.action {
                 Action::Trace(trace) => trace.plan().map(|_| ()),
+                Action::Profile(profile) => profile.plan().map(|_| ()),
                 _ => Ok(()),
             });
         if let Err(failure) = &result {
@@ -415,9 +430,21 @@ mod tests {
             &["forkscope", "trace", "--measure", "spawn,exec", "--mechanism", "fork,vfork"],
             Ok(()),
         );
-        check(&["forkscope", "trace", "--measure", "cow"], Err(4));
+        check(&["forkscope", "trace", "--measure", "cow"], Ok(()));
+        check(&["forkscope", "trace", "--measure", "cow,latency", "--faults"], Ok(()));
+        check(&["forkscope", "profile", "--comm", "redis-server", "--stacks"], Ok(()));
+        check(&["forkscope", "profile", "--stacks=x", "--forecast", "32GiB", "--", "sh"], Ok(()));
+        check(&["forkscope", "profile", "--stacks", "x", "--pid", "1"], Ok(()));
         for words in [
             &["forkscope"][..],
+            &["forkscope", "profile"],
+            &["forkscope", "profile", "--pid", "4194305"],
+            &["forkscope", "profile", "--pid", "1", "--comm", "sh"],
+            &["forkscope", "profile", "--comm", "sh", "--", "sh"],
+            &["forkscope", "profile", "--comm", ""],
+            &["forkscope", "profile", "--comm", "sh", "--format", "html"],
+            &["forkscope", "profile", "--comm", "sh", "--forecast", "0"],
+            &["forkscope", "profile", "--comm", "sh", "--stacks=x", "-o", "x"],
             &["forkscope", "frobnicate"],
             &["forkscope", "trace", "--duration", "0"],
             &["forkscope", "trace", "--mechanism", "spoon"],
@@ -430,6 +457,7 @@ mod tests {
             &["forkscope", "trace", "--max-argv", "32769"],
             &["forkscope", "trace", "--buffer", "1"],
             &["forkscope", "trace", "--measure", "latency"],
+            &["forkscope", "trace", "--measure", "cow", "--faults"],
             &["forkscope", "trace", "--measure", "exec", "--mechanism", "fork"],
             &["forkscope", "trace", "--uid", "no-such-user-here"],
             &["forkscope", "trace", "--comm", ""],

@@ -23,6 +23,8 @@ use crate::{
     },
 };
 
+mod ledger;
+
 /// How long a spawn is held for its call's return and its child's start, nanoseconds.
 pub const PATIENCE: u64 = 1_000_000_000;
 /// Spawns held at once; beyond, the oldest are written as they are.
@@ -191,6 +193,14 @@ impl Correlator {
             }
             Event::Exit(exit) => self.exit(&exit, out),
             Event::Cgroup(id, path) => self.know_cgroup(id, path),
+            Event::Cow(ledger) => {
+                let record = Record::Cow(Box::new(ledger::record(&ledger, self.clock)));
+                self.emit(record, ledger.child_pid, ledger.child_pid, ledger.child_start, out);
+            }
+            Event::CowFault(fault) => {
+                let record = Record::CowFault(ledger::fault(&fault, self.clock));
+                self.emit(record, fault.tid, fault.pid, fault.start, out);
+            }
         }
     }
 
@@ -277,6 +287,8 @@ impl Correlator {
             start_delay_ns: None,
             parent_rss_bytes: known(spawn.parent_rss_bytes),
             parent_page_table_bytes: known(spawn.parent_page_table_bytes),
+            parent_vmas: Some(spawn.parent_vmas).filter(|&n| n != u32::MAX),
+            parent_threads: Some(spawn.parent_threads).filter(|&n| n != u32::MAX),
             lossy: comm.lossy(),
         });
         let awaits_return = spawn.header.flags & flags::AWAITS_RETURN != 0;

@@ -7,7 +7,10 @@ use std::{
 };
 
 use aya::maps::{MapData, RingBuf};
-use forkscope_common::event::Counters as Raw;
+use forkscope_common::{
+    cow::{Copies, Paid, Place, ROLES, Role},
+    event::Counters as Raw,
+};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::{
@@ -16,7 +19,7 @@ use crate::{
     decode::{Event, decode},
     failure::{Failure, Why},
     kernel::{
-        backend::{Measurement, assess, choose, sees_calls},
+        backend::{Measurement, assess, choose, sees_calls, sees_cow},
         cgroups::Cgroups,
         clock_ns,
         host::Host,
@@ -90,6 +93,10 @@ pub struct Ending {
     pub until: Until,
     /// Whether the command could be run.
     pub started: Result<(), Failure>,
+    /// Copied pages by place, where the plan asked for them.
+    pub places: Vec<(Place, Copies)>,
+    /// What each user stack paid, with its addresses from the innermost outwards, likewise.
+    pub paid: Vec<(Paid, Vec<u64>)>,
 }
 
 /// What ends a session.
@@ -123,7 +130,7 @@ impl Session {
         choose(&host, &plan)?;
         let mut live = Live::load(&host, &plan, std::process::id())?;
         let ring = live.take_ring().ok_or_else(|| Failure::new(Why::Failed, "no ring"))?;
-        let measurements = assess(&host, plan.measures);
+        let measurements = assess(&host, &plan);
         Ok(Self { host, plan, live, ring, began: Instant::now(), measurements })
     }
 
@@ -133,7 +140,7 @@ impl Session {
         let mut notes: Vec<String> = self
             .measurements
             .iter()
-            .filter(|m| m.state != crate::kernel::backend::State::Ok)
+            .filter(|m| m.state.is_worse())
             .map(|m| {
                 let why = m.why.as_deref().unwrap_or_default();
                 format!("{}: {}: {why}", m.title, m.state.name())
@@ -156,7 +163,13 @@ impl Session {
             .iter()
             .map(|m| {
                 let by = (!m.by.is_empty()).then(|| m.by.clone());
-                (m.key, MeasureNote { by, state: m.state.name(), why: m.why.clone() })
+                let note = MeasureNote {
+                    by,
+                    state: m.state.name(),
+                    sampling_period: m.period,
+                    why: m.why.clone(),
+                };
+                (m.key, note)
             })
             .collect();
         Record::Header(Box::new(Header {
@@ -321,7 +334,11 @@ impl<'a> Run<'a> {
             }
         }
         let summary = self.finish();
-        Ok(Ending { summary, code, until, started })
+        let live = &self.session.live;
+        let cow = self.session.plan.cow;
+        let places = if cow.places { live.places() } else { Vec::new() };
+        let paid = if cow.stacks { live.paid() } else { Vec::new() };
+        Ok(Ending { summary, code, until, started, places, paid })
     }
 
     /// Whether a signal ends the session; while a command runs it is passed on instead.
@@ -365,7 +382,11 @@ impl<'a> Run<'a> {
             Event::SpawnFailure(e) => Some(e.cgroup),
             Event::Exec(e, ..) => Some(e.cgroup),
             Event::Exit(e) => Some(e.cgroup),
-            Event::SpawnReturn(_) | Event::ChildStart(_) | Event::Cgroup(..) => None,
+            Event::SpawnReturn(_)
+            | Event::ChildStart(_)
+            | Event::Cgroup(..)
+            | Event::Cow(_)
+            | Event::CowFault(_) => None,
         };
         if let Some(id) = cgroup
             && !self.correlator.knows_cgroup(id)
@@ -430,22 +451,54 @@ impl<'a> Run<'a> {
         counters.followed_ended > counters.followed_made
     }
 
-    fn finish(mut self) -> Summary {
+    /// Ledgers that are open when tracing ends, as they stand: they are not among the kernel's
+    /// totals. Their sum.
+    fn show_open_ledgers(&mut self) -> [Role; ROLES] {
+        let mut sum = [Role::default(); ROLES];
+        let now = clock_ns(libc::CLOCK_MONOTONIC) as u64;
+        for mut ledger in self.session.live.books().open_ledgers() {
+            for (sum, role) in sum.iter_mut().zip(&ledger.roles) {
+                sum.add(role);
+            }
+            ledger.header.at = now;
+            if let Some(comm) = procfs::comm_of(ledger.child_pid, ledger.child_start) {
+                ledger.child_comm = comm;
+            }
+            self.event(Event::Cow(Box::new(ledger)));
+        }
+        sum
+    }
+
+    fn finish(&mut self) -> Summary {
         let duration = self.session.began.elapsed();
         self.session.live.detach();
         // A program that was running on another CPU at that moment ends within microseconds.
         std::thread::sleep(Duration::from_millis(1));
         while self.drain() {}
+        let open = self.show_open_ledgers();
         self.tick();
         self.correlator.flush(&mut self.out);
         self.audit();
         self.hand_over();
-        let raw = self.session.live.books().counters();
+        let mut raw = self.session.live.books().counters();
+        for (role, open) in open.iter().enumerate() {
+            raw.cow_copied[role] = raw.cow_copied[role].wrapping_add(open.copied());
+            raw.cow_reused[role] = raw.cow_reused[role].wrapping_add(open.reused);
+        }
         for (n, what) in [
             (
                 raw.forgotten,
                 "tasks or control groups did not fit into the kernel side's memory: some latencies are null",
             ),
+            (
+                raw.cow_unledgered,
+                "forks found no room for a ledger: their copy-on-write is in the totals alone",
+            ),
+            (
+                raw.cow_unplaced,
+                "copied pages found no room among the mappings: they are in the totals alone",
+            ),
+            (raw.cow_unstacked, "copy-on-write faults have no stack: the map of stacks is full"),
             (
                 self.correlator.forgotten(),
                 "command lines were not remembered: some exits have no argv",
@@ -456,9 +509,10 @@ impl<'a> Run<'a> {
             }
         }
         let sees_calls = sees_calls(&self.session.host);
+        let sees_cow = sees_cow(&self.session.host);
         Summary {
             duration_ns: duration.as_nanos() as u64,
-            counters: stats::counters(&raw, self.session.plan.measures, sees_calls),
+            counters: stats::counters(&raw, self.session.plan.measures, sees_calls, sees_cow),
             lost: LostTotals {
                 kernel: lost_in_kernel(&raw, &self.session.live),
                 decode: self.decode_errors,

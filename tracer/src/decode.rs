@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use forkscope_common::{
     Plain,
+    cow::{Fault, LEDGER_CORE, Ledger},
     event::{self, Header, Kind},
 };
 
@@ -24,6 +25,10 @@ pub enum Event {
     Exit(event::Exit),
     /// A control group was made: its number and path.
     Cgroup(u64, Arc<str>),
+    /// A ledger of copy-on-write has ended, or is shown while it is open.
+    Cow(Box<Ledger>),
+    /// A copy-on-write fault.
+    CowFault(Fault),
 }
 
 /// The bytes are no record of this version.
@@ -68,12 +73,25 @@ pub fn decode(bytes: &[u8]) -> Result<Event, Malformed> {
             Event::Exec(exec, filename.into(), argv.into())
         }
         Kind::Exit => Event::Exit(fixed(bytes)?),
+        Kind::Cow => Event::Cow(Box::new(ledger(bytes)?)),
+        Kind::CowFault => Event::CowFault(fixed(bytes)?),
         Kind::Cgroup => {
             let cgroup: event::Cgroup = fixed(bytes)?;
             let (path, _) = tail::<event::Cgroup>(bytes, cgroup.len)?;
             Event::Cgroup(cgroup.id, String::from_utf8_lossy(path).into())
         }
     })
+}
+
+/// A ledger comes with its histograms or without.
+fn ledger(bytes: &[u8]) -> Result<Ledger, Malformed> {
+    if bytes.len() >= size_of::<Ledger>() {
+        return fixed(bytes);
+    }
+    let core = bytes.get(..LEDGER_CORE).ok_or(Malformed::Short)?;
+    let mut whole = [0; size_of::<Ledger>()];
+    whole[..LEDGER_CORE].copy_from_slice(core);
+    fixed(&whole)
 }
 
 #[cfg(test)]
@@ -106,8 +124,8 @@ mod tests {
 
     #[test]
     fn every_cut_of_every_kind_is_an_error_or_an_event() {
-        for kind in 0..=9_u16 {
-            let mut bytes = vec![0_u8; 256];
+        for kind in 0..=11_u16 {
+            let mut bytes = vec![0_u8; 2200];
             bytes[..2].copy_from_slice(&kind.to_ne_bytes());
             for len in 0..bytes.len() {
                 match (decode(&bytes[..len]), Kind::from_index(kind)) {

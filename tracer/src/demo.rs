@@ -179,7 +179,7 @@ pub fn run() -> Result<u8, Failure> {
     audience.show(&session.header());
     session.attach()?;
     let until = Until { command: Some(command), signals: Some(signals), ..Until::default() };
-    let Ending { summary, code, until, started } = session.run(until, &mut audience)?;
+    let Ending { summary, code, until, started, .. } = session.run(until, &mut audience)?;
     started?;
     drop(until);
     let mut told = String::new();

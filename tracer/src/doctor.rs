@@ -12,7 +12,7 @@ use crate::{
         host::{CAPABILITIES, Host},
         load::{Live, OBJECT_ORIGIN, OBJECT_SHA256},
     },
-    plan::{Measures, Plan},
+    plan::Plan,
     record::SCHEMA,
     text::fit,
 };
@@ -42,7 +42,7 @@ fn trial(host: &Host) -> Trial {
 
 /// What is measured here, by whoever asks: nothing without the privileges to load.
 fn measurements(host: &Host, trial: &Trial) -> Vec<Measurement> {
-    let mut all = assess(host, Measures::ALL);
+    let mut all = assess(host, &Plan::everything());
     if let Some(failure) = &trial.failure {
         for m in &mut all {
             if m.state != State::Missing {
@@ -146,8 +146,6 @@ fn text(host: &Host, trial: &Trial) -> String {
             let _ = writeln!(out, "{:26}   to mend it: {mend}", "");
         }
     }
-    let _ = writeln!(out, "{} {} missing", fit("copy-on-write", 26), fit("–", 52));
-    let _ = writeln!(out, "{:26}   not measured by this version", "");
     for (name, why) in OTHERS {
         let _ = writeln!(out, "{name} backend: {why}");
     }
@@ -156,7 +154,7 @@ fn text(host: &Host, trial: &Trial) -> String {
 
 fn json(host: &Host, trial: &Trial) -> Value {
     let (held, missing) = held(host);
-    let mut measurements: Vec<Value> = measurements(host, trial)
+    let measurements: Vec<Value> = measurements(host, trial)
         .into_iter()
         .map(|m| {
             json!({
@@ -168,13 +166,6 @@ fn json(host: &Host, trial: &Trial) -> Value {
             })
         })
         .collect();
-    measurements.push(json!({
-        "measurement": "cow",
-        "by": null,
-        "state": State::Missing.name(),
-        "why": "not measured by this version",
-        "mend": null,
-    }));
     json!({
         "type": "doctor",
         "schema": SCHEMA,

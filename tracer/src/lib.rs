@@ -18,6 +18,7 @@ pub mod failure;
 pub mod kernel;
 pub mod plan;
 pub mod procfs;
+pub mod profile;
 pub mod record;
 pub mod sink;
 pub mod stats;

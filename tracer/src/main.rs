@@ -9,7 +9,7 @@ use forkscope::{
     cli::{self, Action},
     demo, doctor,
     failure::Failure,
-    trace, workload,
+    profile, trace, workload,
 };
 
 fn main() -> ExitCode {
@@ -26,6 +26,7 @@ fn run() -> Result<u8, Failure> {
     let Some(cli) = cli::parse()? else { return Ok(0) };
     match cli.action {
         Action::Trace(flags) => return trace::run(&flags),
+        Action::Profile(flags) => return profile::run(&flags),
         Action::Workload(flags) => {
             let truth = workload::run(&flags.options()?)?;
             let line = serde_json::to_string(&truth).map_err(anyhow::Error::from)?;

@@ -13,11 +13,16 @@ pub struct Measures {
     pub exec: bool,
     /// Exits.
     pub exit: bool,
+    /// Copy-on-write faults; with `latency`, how long they take.
+    pub cow: bool,
 }
 
 impl Measures {
+    /// Nothing.
+    pub const NONE: Self =
+        Self { spawn: false, latency: false, exec: false, exit: false, cow: false };
     /// Everything.
-    pub const ALL: Self = Self { spawn: true, latency: true, exec: true, exit: true };
+    pub const ALL: Self = Self { spawn: true, latency: true, exec: true, exit: true, cow: true };
 }
 
 /// Which kind of hook measures.
@@ -62,6 +67,24 @@ pub struct Filters {
     pub follow: bool,
 }
 
+/// What is recorded of copy-on-write beyond counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CowDetail {
+    /// One in so many minor faults is timed.
+    pub period: u32,
+    /// A record for each fault.
+    pub faults: bool,
+    /// Copied pages by place.
+    pub places: bool,
+    /// Faults by user stack.
+    pub stacks: bool,
+}
+
+impl CowDetail {
+    /// System-wide, every page fault on the machine pays for being timed: one in sixteen.
+    pub const SAMPLED: Self = Self { period: 16, faults: false, places: false, stacks: false };
+}
+
 /// What is to be traced, and how.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -69,6 +92,8 @@ pub struct Plan {
     pub measures: Measures,
     /// What passes.
     pub filters: Filters,
+    /// More about copy-on-write.
+    pub cow: CowDetail,
     /// `None`: the best there is.
     pub backend: Option<Backend>,
     /// Argument bytes kept of an exec.
@@ -92,6 +117,7 @@ impl Plan {
         Self {
             measures: Measures::ALL,
             filters: Filters::default(),
+            cow: CowDetail::SAMPLED,
             backend: None,
             max_argv: Self::DEFAULT_ARGV,
             ring_bytes: Self::DEFAULT_RING,

@@ -2,6 +2,8 @@
 
 use std::{collections::HashMap, fs, path::Path};
 
+use forkscope_common::event::COMM_LEN;
+
 use crate::{correlate::Known, record::Argv};
 
 /// What `/proc/PID/stat` says.
@@ -51,6 +53,21 @@ pub fn processes() -> Vec<Stat> {
 #[must_use]
 pub fn process(pid: u32) -> Option<Stat> {
     stat_of(&Path::new("/proc").join(pid.to_string()))
+}
+
+/// The name of the process that started then, if it is still there.
+#[must_use]
+pub fn comm_of(pid: u32, start: u64) -> Option<[u8; COMM_LEN]> {
+    /// What /proc counts start times in, nanoseconds.
+    const TICK: u64 = 10_000_000;
+    let dir = Path::new("/proc").join(pid.to_string());
+    let name = fs::read(dir.join("comm")).ok()?;
+    stat_of(&dir).filter(|stat| stat.start_ticks == start / TICK)?;
+    let name = name.strip_suffix(b"\n").unwrap_or(&name);
+    let mut comm = [0; COMM_LEN];
+    let n = name.len().min(COMM_LEN - 1);
+    comm[..n].copy_from_slice(&name[..n]);
+    Some(comm)
 }
 
 /// The tasks of a process.

@@ -4,9 +4,12 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use serde::{Serialize, Serializer};
 
+mod cow;
+pub mod profile;
 mod value;
 
-pub use self::value::{Argv, Bytes, CloneFlags, Comm, Time, errno_name, signal_name};
+pub use self::cow::{CowFault, CowLatency, CowSide, CurvePoint, Ledger};
+pub use self::value::{Address, Argv, Bytes, CloneFlags, Comm, Time, errno_name, signal_name};
 
 /// The version of everything in this file.
 pub const SCHEMA: u32 = 1;
@@ -72,6 +75,10 @@ pub struct Spawn {
     pub parent_rss_bytes: Option<u64>,
     /// Its page tables.
     pub parent_page_table_bytes: Option<u64>,
+    /// Its memory mappings.
+    pub parent_vmas: Option<u32>,
+    /// Its threads.
+    pub parent_threads: Option<u32>,
     /// Some text was not UTF-8.
     #[serde(skip_serializing_if = "is_false")]
     pub lossy: bool,
@@ -221,8 +228,11 @@ pub struct Lost {
 pub struct MeasureNote {
     /// The hooks.
     pub by: Option<String>,
-    /// `ok`, `degraded`, `missing`.
+    /// `ok`, `sampled`, `degraded`, `missing`.
     pub state: &'static str,
+    /// One in so many is measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sampling_period: Option<u32>,
     /// Why not better.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
@@ -294,7 +304,7 @@ pub struct Histograms {
     pub since_spawn: Option<Distribution>,
     /// Processes.
     pub lifetime: Option<Distribution>,
-    /// By role; this version does not measure them.
+    /// Copy-on-write faults, by role.
     pub cow_fault: ByMechanism,
 }
 
@@ -311,11 +321,11 @@ pub struct Counters {
     pub exec_failures: Option<u64>,
     /// Tasks that ended.
     pub exits: Option<u64>,
-    /// This version does not measure them.
+    /// Copy-on-write faults, in ledgers or not.
     pub cow_faults: Option<u64>,
-    /// This version does not measure them.
+    /// Those that copied the page.
     pub cow_copied: Option<u64>,
-    /// This version does not measure them.
+    /// Those that found it without another owner.
     pub cow_reused: Option<u64>,
 }
 
@@ -366,10 +376,16 @@ pub enum Record {
     Exec(Box<Exec>),
     /// A task ended.
     Exit(Box<Exit>),
+    /// Copy-on-write after a fork.
+    Cow(Box<Ledger>),
+    /// One copy-on-write fault.
+    CowFault(CowFault),
     /// Records are missing here.
     Lost(Lost),
-    /// Last.
+    /// Last, but for a profile.
     Summary(Box<Summary>),
+    /// Last of all.
+    Profile(Box<profile::Profile>),
 }
 
 /// Writes `{"type":…}` first, then the record's own fields.
@@ -395,8 +411,11 @@ impl Serialize for Record {
             Self::SpawnFailure(r) => typed("spawn_failure", r, serializer),
             Self::Exec(r) => typed("exec", r, serializer),
             Self::Exit(r) => typed("exit", r, serializer),
+            Self::Cow(r) => typed("cow", r, serializer),
+            Self::CowFault(r) => typed("cow_fault", r, serializer),
             Self::Lost(r) => typed("lost", r, serializer),
             Self::Summary(r) => typed("summary", r, serializer),
+            Self::Profile(r) => typed("profile", r, serializer),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use forkscope_common::{
     config::slot,
+    cow,
     event::Counters as Raw,
     hist::{HIGHEST, lowest_of},
     mechanism::Mechanism,
@@ -81,14 +82,21 @@ pub fn histograms(all: &[Totals]) -> Histograms {
         exec_latency: one(slot::EXEC_LATENCY),
         since_spawn: one(slot::SINCE_SPAWN),
         lifetime: one(slot::LIFETIME),
-        cow_fault: ByMechanism::new(),
+        cow_fault: [("parent", cow::PARENT), ("child", cow::CHILD)]
+            .into_iter()
+            .filter_map(|(role, index)| Some((role, one(slot::COW_FAULT + index as u32)?)))
+            .collect(),
     }
 }
 
 /// Totals; what was not measured is `None`.
 #[must_use]
-pub fn counters(raw: &Raw, measures: Measures, sees_calls: bool) -> Counters {
+pub fn counters(raw: &Raw, measures: Measures, sees_calls: bool, sees_cow: bool) -> Counters {
     let failures = measures.latency && sees_calls;
+    let sees_cow = measures.cow && sees_cow;
+    // A fault may be taken back between the reading of one counter and the next.
+    let total = |of: [u64; cow::ROLES]| of.into_iter().fold(0, u64::wrapping_add);
+    let (copied, reused) = (total(raw.cow_copied), total(raw.cow_reused));
     let spawns: BTreeMap<_, _> = Mechanism::ALL
         .into_iter()
         .map(|mechanism| (mechanism.name(), raw.spawns[mechanism as usize]))
@@ -99,7 +107,9 @@ pub fn counters(raw: &Raw, measures: Measures, sees_calls: bool) -> Counters {
         execs: measures.exec.then_some(raw.execs),
         exec_failures: (measures.exec && failures).then_some(raw.exec_failures),
         exits: measures.exit.then_some(raw.exits),
-        ..Counters::default()
+        cow_faults: sees_cow.then_some(copied + reused),
+        cow_copied: sees_cow.then_some(copied),
+        cow_reused: sees_cow.then_some(reused),
     }
 }
 

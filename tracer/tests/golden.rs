@@ -20,6 +20,7 @@ use forkscope::{
 };
 use forkscope_common::{
     Plain,
+    cow::{self, Fault, Ledger, end},
     event::{
         self, COMM_LEN, Header as EventHeader, Kind, NO_MECHANISM, NONE,
         flags::{ARGV_TRUNCATED, ARGV_UNREADABLE, AWAITS_RETURN, AWAITS_START, GROUP_DEAD},
@@ -75,6 +76,8 @@ fn spawn(at: u64, making: &Making, took: [u64; 3]) -> Vec<Vec<u8>> {
         copy_ns: if copies { took[0] * 2 / 3 } else { NONE },
         parent_rss_bytes: 734_003_200,
         parent_page_table_bytes: 1_572_864,
+        parent_vmas: 121,
+        parent_threads: 5,
         parent_comm: comm(name),
         parent_pid,
         parent_tid: parent_pid,
@@ -180,6 +183,8 @@ fn events() -> Vec<Vec<u8>> {
         [14_200_000, NONE, 61_000],
     ));
     add(vec![exit(ms(900), (4100, 4100), b"redis-server", 0, true)]);
+    add(vec![ledger(ms(10), ms(920), (918, b"redis-server"), (4100, b"redis-rdb-bgsav"))]);
+    add(vec![cow_fault(ms(930), 918)]);
     add(spawn(
         ms(1000),
         &make(Vfork, Door::Vfork, VFORK, bash, (4101, 4101)),
@@ -260,6 +265,46 @@ fn events() -> Vec<Vec<u8>> {
     events
 }
 
+/// A ledger of 2,508 + 56 copies.
+fn ledger(
+    opened_at: u64,
+    at: u64,
+    (parent_pid, parent): (u32, &[u8]),
+    (child_pid, child): (u32, &[u8]),
+) -> Vec<u8> {
+    let mut ledger = Ledger::read_from(&[0; size_of::<Ledger>()]).expect("as long as it is");
+    ledger.header = header(Kind::Cow, at, 0);
+    ledger.opened_at = opened_at;
+    (ledger.parent_pid, ledger.child_pid) = (parent_pid, child_pid);
+    (ledger.parent_start, ledger.child_start) = (start_of(parent_pid), start_of(child_pid));
+    (ledger.parent_comm, ledger.child_comm) = (comm(parent), comm(child));
+    (ledger.end, ledger.carried_over) = (end::EXIT, 3);
+    let [by_parent, by_child] = &mut ledger.roles;
+    (by_parent.reused, by_parent.curve[4], by_parent.curve[9]) = (7, 508, 2000);
+    (by_parent.timed, by_parent.timed_ns) = (157, 157 * 2400);
+    (by_parent.min_ns, by_parent.max_ns) = (900, 78_000);
+    by_child.curve[0] = 56;
+    (by_child.timed, by_child.timed_ns, by_child.min_ns, by_child.max_ns) = (3, 9000, 2500, 4000);
+    for n in 0..157_u64 {
+        ledger.latency[0][cow::bucket_of(900 + n * n % 5000) as usize] += 1;
+    }
+    ledger.as_bytes().to_vec()
+}
+
+fn cow_fault(at: u64, pid: u32) -> Vec<u8> {
+    let fault = Fault {
+        header: header(Kind::CowFault, at, 0),
+        start: start_of(pid),
+        address: 0x7f12_3456_7008,
+        latency_ns: 2300,
+        pid,
+        tid: pid,
+        state: cow::window::COPIED,
+        ..Fault::default()
+    };
+    fault.as_bytes().to_vec()
+}
+
 fn totals(values: &[u64]) -> Totals {
     let mut totals = Totals { sum: values.iter().sum(), buckets: vec![0; BUCKETS] };
     for &value in values {
@@ -286,7 +331,9 @@ fn summary() -> Summary {
             execs: Some(1234),
             exec_failures: Some(0),
             exits: Some(1),
-            ..Counters::default()
+            cow_faults: Some(2574),
+            cow_copied: Some(2564),
+            cow_reused: Some(10),
         },
         lost: LostTotals { kernel: 1500, decode: 0, sink: 2 },
         histograms: Histograms {
@@ -297,7 +344,7 @@ fn summary() -> Summary {
             exec_latency: spread(350_000, 1_000_000),
             since_spawn: None,
             lifetime: spread(1_000_000, 90_000_000),
-            ..Histograms::default()
+            cow_fault: by([("parent", spread(900, 70)), ("child", None)]),
         },
     }
 }
@@ -307,6 +354,7 @@ fn records() -> Vec<Record> {
     let note = |by: Option<&str>, state, why: Option<&str>| MeasureNote {
         by: by.map(Into::into),
         state,
+        sampling_period: None,
         why: why.map(Into::into),
     };
     let mut out = vec![Record::Header(Box::new(Header {

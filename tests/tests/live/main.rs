@@ -2,6 +2,8 @@
 //! link, and could not see to it that only one measures at a time.
 
 mod command;
+mod cow;
+mod cow_apps;
 mod demo;
 mod endings;
 mod filters;

@@ -2,14 +2,15 @@
 
 use aya_ebpf::{
     EbpfContext as _,
-    macros::{btf_tracepoint, tracepoint},
-    programs::{BtfTracePointContext, TracePointContext},
+    macros::{btf_tracepoint, perf_event, raw_tracepoint, tracepoint},
+    programs::{BtfTracePointContext, PerfEventContext, RawTracePointContext, TracePointContext},
 };
 use forkscope_common::config::feature;
 
 use crate::{
-    cgroup, exec, exit,
-    kernel::{Cgroup, Ptr, Task, config, has, native_door},
+    cgroup, cow, exec, exit, fault,
+    kernel::{Cgroup, Ptr, Task, config, has, native_door, paging},
+    maps::SHARED,
     spawn,
 };
 
@@ -22,6 +23,13 @@ fn pointer(ctx: &BtfTracePointContext, n: usize) -> Ptr {
 #[btf_tracepoint(function = "task_newtask")]
 pub fn task_newtask(ctx: BtfTracePointContext) -> i32 {
     spawn::made(Task(pointer(&ctx, 0)), ctx.arg::<u64>(1));
+    0
+}
+
+/// The same, for copy-on-write.
+#[btf_tracepoint(function = "task_newtask")]
+pub fn task_newtask_cow(ctx: BtfTracePointContext) -> i32 {
+    cow::made(Task(pointer(&ctx, 0)), ctx.arg::<u64>(1));
     0
 }
 
@@ -97,6 +105,54 @@ fn copy_ended(ctx: &BtfTracePointContext, write: u64) {
     if write as u8 != 0 {
         spawn::copy_ended(pointer(ctx, 0));
     }
+}
+
+/// `(unsigned long address, struct pt_regs *regs, unsigned long error_code)`,
+/// arch/x86/mm/fault.c.
+#[btf_tracepoint(function = "page_fault_user")]
+pub fn page_fault_user(ctx: BtfTracePointContext) -> i32 {
+    fault::began(ctx.arg::<u64>(0), pointer(&ctx, 1), ctx.arg::<u64>(2), ctx.as_ptr());
+    0
+}
+
+/// The same while the kernel writes to user memory: read(2) into a shared page.
+#[btf_tracepoint(function = "page_fault_kernel")]
+pub fn page_fault_kernel(ctx: BtfTracePointContext) -> i32 {
+    fault::began(ctx.arg::<u64>(0), pointer(&ctx, 1), ctx.arg::<u64>(2), ctx.as_ptr());
+    0
+}
+
+/// Only where page tables cannot be read.
+/// `(struct page *page, unsigned int order, gfp_t gfp_flags, int migratetype)`, mm/page_alloc.c.
+#[btf_tracepoint(function = "mm_page_alloc")]
+pub fn mm_page_alloc(ctx: BtfTracePointContext) -> i32 {
+    fault::allocated(ctx.arg::<u64>(1) as u32, ctx.arg::<u64>(2) as u32);
+    0
+}
+
+/// `(struct mm_struct *mm)`, mm/mmap.c: at the end of the teardown.
+#[btf_tracepoint(function = "exit_mmap")]
+pub fn exit_mmap(ctx: BtfTracePointContext) -> i32 {
+    cow::torn_down(ctx.arg::<u64>(0));
+    0
+}
+
+/// `PERF_COUNT_SW_PAGE_FAULTS_MIN`, all or one in so many, by `mm_account_fault` (mm/memory.c).
+#[perf_event]
+pub fn minor_fault(ctx: PerfEventContext) -> u32 {
+    fault::finished(ctx.as_ptr());
+    0
+}
+
+/// Attached nowhere: run once by the loader, which puts the candidate to begin with into
+/// the layout.
+#[raw_tracepoint(tracepoint = "sys_enter")]
+pub fn survey(_ctx: RawTracePointContext) -> i32 {
+    if let Some(shared) = SHARED.get_ptr_mut(0) {
+        // SAFETY: a live map element, and nobody else uses it yet.
+        unsafe { (*shared).layout = paging::survey((*shared).layout.direct_map) };
+    }
+    0
 }
 
 /// A field of `struct syscall_tp_t` (kernel/trace/trace_syscalls.c): the number at 8, the

@@ -13,6 +13,8 @@ use crate::{
 pub enum State {
     /// As promised.
     Ok,
+    /// Some of it, one in so many.
+    Sampled,
     /// With a part missing or less exact.
     Degraded,
     /// Not at all.
@@ -20,11 +22,18 @@ pub enum State {
 }
 
 impl State {
+    /// Whether something is not as promised.
+    #[must_use]
+    pub const fn is_worse(self) -> bool {
+        matches!(self, Self::Degraded | Self::Missing)
+    }
+
     /// The word for it.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Ok => "ok",
+            Self::Sampled => "sampled",
             Self::Degraded => "degraded",
             Self::Missing => "missing",
         }
@@ -46,11 +55,13 @@ pub struct Measurement {
     pub why: Option<String>,
     /// What would mend it.
     pub mend: Option<String>,
+    /// One in so many is measured, where that is more than one.
+    pub period: Option<u32>,
 }
 
 impl Measurement {
     fn new(key: &'static str, title: &'static str, by: impl Into<String>) -> Self {
-        Self { key, title, by: by.into(), state: State::Ok, why: None, mend: None }
+        Self { key, title, by: by.into(), state: State::Ok, why: None, mend: None, period: None }
     }
 
     fn note(mut self, why: impl Into<String>) -> Self {
@@ -94,7 +105,7 @@ pub fn choose(host: &Host, plan: &Plan) -> Result<Backend, Failure> {
         ));
     }
     let needed = [
-        (plan.measures.spawn, "task_newtask"),
+        (plan.measures.spawn || plan.measures.cow, "task_newtask"),
         (plan.measures.exec, "sched_process_exec"),
         (true, "sched_process_exit"),
     ];
@@ -106,7 +117,31 @@ pub fn choose(host: &Host, plan: &Plan) -> Result<Backend, Failure> {
             ));
         }
     }
+    let only_cow = Measures { cow: true, latency: plan.measures.latency, ..Measures::NONE };
+    if plan.measures == only_cow && !sees_cow(host) {
+        return Err(Failure::new(
+            Why::Unsupported,
+            format!(
+                "copy-on-write cannot be measured: no {} here; see forkscope doctor",
+                missing_for_cow(host)
+            ),
+        ));
+    }
     Ok(Backend::Tracepoint)
+}
+
+/// What copy-on-write is counted by.
+const COW: [&str; 4] = ["page_fault_user", "page_fault_kernel", "mm_page_alloc", "exit_mmap"];
+
+fn missing_for_cow(host: &Host) -> String {
+    let missing: Vec<_> = COW.into_iter().filter(|name| !host.has_tracepoint(name)).collect();
+    missing.join(", ")
+}
+
+/// Whether copy-on-write faults can be counted.
+#[must_use]
+pub fn sees_cow(host: &Host) -> bool {
+    missing_for_cow(host).is_empty()
 }
 
 /// Tracepoints of single syscalls: the creating ones, then exec's.
@@ -120,9 +155,10 @@ pub fn sees_calls(host: &Host) -> bool {
     host.tracefs.as_ref().is_ok_and(|fs| fs.id("syscalls", "sys_enter_clone").is_some())
 }
 
-/// Judges every measurement on this host; `measures` says which are wanted.
+/// Judges every measurement on this host that the plan wants.
 #[must_use]
-pub fn assess(host: &Host, measures: Measures) -> Vec<Measurement> {
+pub fn assess(host: &Host, plan: &Plan) -> Vec<Measurement> {
+    let measures = plan.measures;
     let offsets = host.btf.as_ref().map_or(Offsets::NONE, super::btf::Btf::offsets);
     let mut all = Vec::new();
     if measures.spawn {
@@ -144,6 +180,12 @@ pub fn assess(host: &Host, measures: Measures) -> Vec<Measurement> {
     }
     if measures.exit {
         all.push(exit(host));
+    }
+    if measures.cow {
+        all.push(cow(host));
+        if measures.latency {
+            all.push(cow_latency(host, plan.cow.period));
+        }
     }
     all.push(cgroup(&offsets));
     all
@@ -296,6 +338,59 @@ fn exit(host: &Host) -> Measurement {
         );
     }
     found
+}
+
+fn cow(host: &Host) -> Measurement {
+    let by = Measurement::new(
+        "cow",
+        "COW copied, reused",
+        if super::config::page_tables_readable(host) {
+            "tp_btf/page_fault_{user,kernel}, exit_mmap, page tables"
+        } else {
+            "tp_btf/page_fault_{user,kernel}, exit_mmap, mm_page_alloc"
+        },
+    );
+    if !sees_cow(host) {
+        let why = match &host.btf {
+            Ok(_) => format!("no BTF tracepoint {}", missing_for_cow(host)),
+            Err(why) => why.clone(),
+        };
+        return by.worse(State::Missing, why, "a kernel that has them (x86-64, 6.1 and later)");
+    }
+    let unseen = "faults by get_user_pages and futex raise no event and are not counted, \
+                  nor are hugetlb pages; only forks made while tracing";
+    if super::config::page_tables_readable(host) {
+        return by.note(unseen);
+    }
+    by.worse(
+        State::Degraded,
+        format!(
+            "an upper bound: what the page is cannot be read, so that every write to a \
+             write-protected page counts that does not take a zero page (shared mappings, \
+             private file pages, mprotect, soft-dirty too); {unseen}"
+        ),
+        "x86-64 with PG_anon_exclusive (5.19 and later) and VMAP_STACK",
+    )
+}
+
+fn cow_latency(host: &Host, period: u32) -> Measurement {
+    let mut by = Measurement::new(
+        "cow_fault",
+        "COW fault latency",
+        format!("page_fault_* → perf software event page-faults-min, 1 in {period}"),
+    );
+    if !sees_cow(host) {
+        return by.worse(State::Missing, "needs the faults' tracepoints", "see COW copied, reused");
+    }
+    if period > 1 {
+        by.state = State::Sampled;
+        by.period = Some(period);
+        return by.note(
+            "every page fault on the machine would pay for being timed; counts are complete, \
+             and profile and --faults time every fault",
+        );
+    }
+    by
 }
 
 fn cgroup(offsets: &Offsets) -> Measurement {

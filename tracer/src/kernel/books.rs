@@ -1,7 +1,9 @@
 //! What the programs count, read without a syscall while they write it.
 
 use forkscope_common::{
+    Plain as _,
     config::slot,
+    cow::Ledger,
     event::Counters,
     hist::{BUCKETS, Hist},
 };
@@ -13,6 +15,8 @@ use crate::failure::Failure;
 pub struct Books {
     counters: Mapped,
     histograms: Mapped,
+    ledgers: Mapped,
+    slots: usize,
     cpus: u32,
     /// What each CPU's histograms held when last read, to add up what has come since.
     last: Vec<Vec<u32>>,
@@ -35,12 +39,15 @@ impl Books {
     /// Those of `map`.
     pub(super) fn new(
         cpus: u32,
+        ledgers: u32,
         map: impl Fn(&str, usize) -> Result<Mapped, Failure>,
     ) -> Result<Self, Failure> {
         let slots = (slot::COUNT * cpus) as usize;
         Ok(Self {
             counters: map("COUNTERS", size_of::<Counters>() * cpus as usize)?,
             histograms: map("HISTS", size_of::<Hist>() * slots)?,
+            ledgers: map("LEDGERS", size_of::<Ledger>() * ledgers as usize)?,
+            slots: ledgers as usize,
             cpus,
             last: vec![vec![0; BUCKETS]; slots],
             totals: vec![Totals { sum: 0, buckets: vec![0; BUCKETS] }; slot::COUNT as usize],
@@ -55,6 +62,22 @@ impl Books {
             add_counters(&mut sum, &self.counters.read(cpu * size_of::<Counters>()));
         }
         sum
+    }
+
+    /// The ledgers that are open, oldest first.
+    #[must_use]
+    pub fn open_ledgers(&self) -> Vec<Ledger> {
+        let mut open: Vec<Ledger> = (0..self.slots)
+            .map(|slot| slot * size_of::<Ledger>())
+            .filter(|at| {
+                let since: u64 = self.ledgers.read(at + std::mem::offset_of!(Ledger, opened_at));
+                since != 0
+            })
+            .filter_map(|at| Ledger::read_from(&self.ledgers.bytes(at, size_of::<Ledger>())))
+            .filter(|ledger| ledger.opened_at != 0)
+            .collect();
+        open.sort_by_key(|ledger| ledger.opened_at);
+        open
     }
 
     /// The histograms so far, by slot. Called at least as often as a bucket can wrap:
@@ -89,6 +112,11 @@ fn add_counters(sum: &mut Counters, one: &Counters) {
         forgotten,
         followed_made,
         followed_ended,
+        cow_copied,
+        cow_reused,
+        cow_unledgered,
+        cow_unplaced,
+        cow_unstacked,
         reserved: _,
     } = one;
     for (sum, one) in sum.stages.iter_mut().zip(stages) {
@@ -100,6 +128,16 @@ fn add_counters(sum: &mut Counters, one: &Counters) {
     for (sum, one) in sum.spawns.iter_mut().zip(spawns) {
         *sum += one;
     }
+    // What is taken back on another CPU than it was counted on makes one of the two wrap.
+    for (sum, one) in sum.cow_copied.iter_mut().zip(cow_copied) {
+        *sum = sum.wrapping_add(*one);
+    }
+    for (sum, one) in sum.cow_reused.iter_mut().zip(cow_reused) {
+        *sum = sum.wrapping_add(*one);
+    }
+    sum.cow_unledgered += cow_unledgered;
+    sum.cow_unplaced += cow_unplaced;
+    sum.cow_unstacked += cow_unstacked;
     sum.spawn_failures += spawn_failures;
     sum.execs += execs;
     sum.exec_failures += exec_failures;

@@ -14,6 +14,7 @@ const KIND_UNION: u32 = 5;
 const KIND_ENUM: u32 = 6;
 const KIND_FWD: u32 = 7;
 const KIND_TYPEDEF: u32 = 8;
+const KIND_FUNC: u32 = 12;
 const KIND_FUNC_PROTO: u32 = 13;
 const KIND_ENUM64: u32 = 19;
 /// A chain of typedefs and qualifiers longer than this is a loop.
@@ -169,8 +170,13 @@ impl Btf {
         None
     }
 
-    /// Offset and type of `path` (`a.b`, each part with alternatives `x|y`) in struct `of`.
+    /// Offset and type of `path` (`a.b`, each part with alternatives `x|y`) in struct `of`
+    /// (or, where it is not there, in the next alternative).
     fn locate(&self, of: &str, path: &str) -> Option<(u32, u32)> {
+        of.split('|').find_map(|of| self.locate_in(of, path))
+    }
+
+    fn locate_in(&self, of: &str, path: &str) -> Option<(u32, u32)> {
         let (mut id, mut ty) = self.named(of)?;
         let mut offset = 0;
         for part in path.split('.') {
@@ -207,6 +213,29 @@ impl Btf {
                 u32_at(&self.types, ty.rest + index * 12).and_then(|at| self.string(at))
                     == Some(name.as_bytes())
             })
+    }
+
+    /// Number of a function.
+    #[must_use]
+    pub fn function(&self, name: &str) -> Option<u32> {
+        (1..self.starts.len() as u32).find(|&id| {
+            self.header_at(self.starts[id as usize] as usize).is_some_and(|ty| {
+                ty.kind == KIND_FUNC && self.string(ty.name) == Some(name.as_bytes())
+            })
+        })
+    }
+
+    /// Number of the struct behind a name or a typedef.
+    #[must_use]
+    pub fn struct_id(&self, name: &str) -> Option<u32> {
+        let (mut id, mut ty) = self.named(name)?;
+        let mut depth = 0;
+        while ty.kind == KIND_TYPEDEF && depth < DEEPEST {
+            id = ty.size_or_type;
+            ty = self.header_at(*self.starts.get(id as usize)? as usize)?;
+            depth += 1;
+        }
+        (ty.kind == KIND_STRUCT).then_some(id)
     }
 
     /// Size of a struct in bytes.

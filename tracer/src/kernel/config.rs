@@ -50,6 +50,31 @@ fn syscalls(host: &Host) -> (Syscalls, Syscalls) {
     (native, if host.arch == "x86_64" { compat } else { Syscalls::NONE })
 }
 
+/// `struct page` is as `kernel/paging.rs` of the programs reads it, there are page flags that
+/// say which anonymous page has one owner, and the two starting points can be found.
+#[must_use]
+pub fn page_tables_readable(host: &Host) -> bool {
+    let Ok(btf) = &host.btf else { return false };
+    let found = btf.offsets();
+    host.arch == "x86_64"
+        && host.physical_bits.is_some()
+        && page_flag(btf, "PG_anon_exclusive").is_some()
+        && page_flag(btf, "PG_head").is_some()
+        && btf.size_of("page") == Some(64)
+        && btf.offset("page", "flags") == Some(0)
+        && btf.offset("page", "compound_head") == Some(8)
+        && btf.offset("page", "mapping") == Some(24)
+        && btf.offset("page", "_mapcount") == Some(48)
+        && [found.mm_pgd, found.page_table_mm, found.task_stack_vm_area, found.vm_struct_pages]
+            .iter()
+            .all(|&offset| offset != MISSING)
+}
+
+/// The bit of a page flag.
+fn page_flag(btf: &super::btf::Btf, name: &str) -> Option<u32> {
+    1_u32.checked_shl(btf.enumerator("pageflags", name)?)
+}
+
 /// Everything the programs are told.
 ///
 /// `filtered` are the hierarchies that `--cgroup` names a group of.
@@ -85,6 +110,15 @@ pub fn build(
         slot.number = *number;
         slot.subsys = controllers.iter().find_map(|name| controller(name)).unwrap_or(0);
     }
+    config.window_mask = super::load::windows(host) - 1;
+    config.page_exclusive = page_flag(btf, "PG_anon_exclusive").unwrap_or(0);
+    config.jiffy_ns = super::sys::tick_ns();
+    config.cow_period = plan.cow.period;
+    config.page_head = page_flag(btf, "PG_head").unwrap_or(0);
+    config.word_type = btf.struct_id("pte_t").unwrap_or(0);
+    config.hugetlb_type = btf.enumerator("pagetype", "PGTY_hugetlb").unwrap_or(MISSING);
+    config.physical_bits = host.physical_bits.unwrap_or(0);
+    config.physical_gib = host.physical_gib;
     config.stack_to_regs = stack_to_regs(host).unwrap_or(MISSING);
     // `TS_COMPAT`, arch/x86/include/asm/thread_info.h.
     config.compat_status = if host.arch == "x86_64" { 2 } else { 0 };
@@ -94,7 +128,15 @@ pub fn build(
     if btf.declares("kernel_clone_args", "user_worker") {
         config.user_worker_flags |= 0x4000;
     }
+    let cow = plan.measures.cow && super::backend::sees_cow(host);
     for (bit, on) in [
+        (feature::COW, cow),
+        (feature::COW_LATENCY, cow && plan.measures.latency),
+        (feature::COW_FAULTS, cow && plan.cow.faults),
+        (feature::COW_PLACES, cow && plan.cow.places),
+        (feature::COW_STACKS, cow && plan.cow.stacks),
+        (feature::PAGE_TABLES, cow && page_tables_readable(host)),
+        (feature::DIRECT_LOADS, host.casts.is_some()),
         (feature::TYPED_POINTERS, host.helpers.contains("get_current_task_btf")),
         (feature::TASK_PT_REGS, host.helpers.contains("task_pt_regs")),
         (feature::RSS_PERCPU, btf.is_array("mm_struct", "rss_stat")),

@@ -159,12 +159,21 @@ pub struct Host {
     pub lockdown: Option<String>,
     /// One more than the highest CPU number that can come.
     pub cpus: u32,
+    /// CPUs that are there now.
+    pub online: Vec<u32>,
+    /// Width of a physical address, bits; `None` where the architecture does not say.
+    pub physical_bits: Option<u32>,
+    /// GiB of physical address space below the end of memory.
+    pub physical_gib: u32,
     /// Highest pid plus one.
     pub pid_max: u32,
     /// Bytes in a page.
     pub page_size: u32,
     /// In the pid namespace that the kernel counts in.
     pub initial_pid_namespace: bool,
+    /// Numbers of `bpf_rdonly_cast` and `bpf_cast_to_kern_ctx`, where there are both and BTF
+    /// has the type to read by.
+    pub casts: Option<[u32; 2]>,
     /// Helpers that kernels differ in.
     pub helpers: BTreeSet<&'static str>,
 }
@@ -185,7 +194,12 @@ impl Host {
                 }
             }
         }
+        let casts =
+            btf.as_ref().ok().filter(|btf| btf.struct_id("pte_t").is_some()).and_then(|btf| {
+                Some([btf.function("bpf_rdonly_cast")?, btf.function("bpf_cast_to_kern_ctx")?])
+            });
         Self {
+            casts,
             kernel: read("/proc/sys/kernel/osrelease").unwrap_or_else(|_| "unknown".into()),
             name: read("/proc/sys/kernel/hostname").unwrap_or_else(|_| "unknown".into()),
             arch: std::env::consts::ARCH.into(),
@@ -197,6 +211,14 @@ impl Host {
             root: unsafe { libc::geteuid() } == 0,
             lockdown: read("/sys/kernel/security/lockdown").ok().map(|line| chosen_word(&line)),
             cpus: possible_cpus(),
+            online: read("/sys/devices/system/cpu/online")
+                .map(|list| cpus_in(&list))
+                .unwrap_or_default(),
+            physical_bits: read("/proc/cpuinfo").ok().and_then(|text| physical_bits(&text)),
+            physical_gib: read("/proc/iomem")
+                .ok()
+                .and_then(|map| memory_end(&map))
+                .map_or(MOST_GIB, |end| (end >> 30) as u32 + 1),
             pid_max: read("/proc/sys/kernel/pid_max")
                 .ok()
                 .and_then(|s| s.parse().ok())
@@ -269,6 +291,36 @@ fn highest_cpu(list: &str) -> Option<u32> {
     list.rsplit([',', '-']).next()?.parse().ok()
 }
 
+/// The numbers in `0-3,8-11`.
+fn cpus_in(list: &str) -> Vec<u32> {
+    list.split(',')
+        .filter_map(|range| {
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            Some(first.parse::<u32>().ok()?..=last.parse::<u32>().ok()?)
+        })
+        .flatten()
+        .collect()
+}
+
+/// Where the end of memory cannot be read: as far as it is looked for.
+const MOST_GIB: u32 = 4096;
+
+/// `address sizes : 46 bits physical, 48 bits virtual` of /proc/cpuinfo.
+fn physical_bits(cpuinfo: &str) -> Option<u32> {
+    let line = cpuinfo.lines().find(|line| line.starts_with("address sizes"))?;
+    line.split(':').nth(1)?.split_whitespace().next()?.parse().ok()
+}
+
+/// The end of the last range of RAM in /proc/iomem; `None` where addresses are hidden.
+fn memory_end(map: &str) -> Option<u64> {
+    map.lines()
+        .filter(|line| line.trim_end().ends_with(": System RAM"))
+        .filter_map(|line| line.trim_start().split_once('-')?.1.split(' ').next())
+        .filter_map(|end| u64::from_str_radix(end, 16).ok())
+        .max()
+        .filter(|end| *end > 0)
+}
+
 fn initial_pid_namespace() -> bool {
     /// `PROC_PID_INIT_INO`, include/linux/proc_ns.h (an ABI since 6.18, a fact before).
     const INITIAL: &str = "pid:[4026531836]";
@@ -311,12 +363,25 @@ mod tests {
     }
 
     #[test]
+    fn memory_is_found_out() {
+        let map = "00001000-0009ffff : System RAM\n100000000-63fffffff : System RAM\n  \
+                   1f0000-1fffff : Kernel code\n640000000-6ffffffff : Reserved\n";
+        assert_eq!(memory_end(map), Some(0x6_3fff_ffff));
+        assert_eq!(memory_end("00000000-00000000 : System RAM\n"), None);
+        let cpu = "processor : 0\naddress sizes\t: 46 bits physical, 48 bits virtual\n";
+        assert_eq!(physical_bits(cpu), Some(46));
+        assert_eq!(physical_bits("processor : 0\n"), None);
+    }
+
+    #[test]
     fn lists_of_cpus_are_read() {
         for (list, expected) in
             [("0", Some(0)), ("0-1", Some(1)), ("0-3,8-11", Some(11)), ("", None)]
         {
             assert_eq!(highest_cpu(list), expected);
         }
+        assert_eq!(cpus_in("0-2,7"), [0, 1, 2, 7]);
+        assert!(cpus_in("").is_empty());
         assert_eq!(chosen_word("none [integrity] confidentiality"), "integrity");
     }
 }

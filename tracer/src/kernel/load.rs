@@ -8,7 +8,7 @@ use std::{
 use aya::{
     Btf, Ebpf, EbpfLoader, VerifierLogLevel,
     maps::{Array, HashMap, Map, MapData, RingBuf},
-    programs::{BtfTracePoint, Program, TracePoint, tp_btf::BtfTracePointLinkId},
+    programs::{BtfTracePoint, PerfEvent, Program, TracePoint, tp_btf::BtfTracePointLinkId},
 };
 use forkscope_common::{
     Plain as _,
@@ -29,6 +29,8 @@ use crate::{
     plan::Plan,
 };
 
+mod cow;
+
 /// The kernel side, as build.rs chose it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/forkscope.bpf.o"));
 /// Its digest.
@@ -44,6 +46,23 @@ const MOST_TASKS: u32 = 1 << 18;
 /// Control groups that `--cgroup` can match at once.
 const MOST_CGROUPS: u32 = 1 << 16;
 
+/// Ledgers that can be open at once.
+const MOST_LEDGERS: u32 = 4096;
+/// Blocks of copied pages that `profile` tells apart: 4 GiB of them.
+const MOST_PLACES: u32 = 1 << 16;
+/// Address spaces that can have taken part in forks at once.
+const MOST_SPACES: u32 = 1 << 15;
+/// The program of the perf event.
+const MINOR_FAULT: &str = "minor_fault";
+/// Stacks that `--stacks` tells apart.
+const MOST_STACKS: u32 = 1 << 14;
+
+/// Places for the faults under way; a power of two.
+#[must_use]
+pub fn windows(host: &Host) -> u32 {
+    host.pid_max.clamp(1024, 1 << 16).next_power_of_two()
+}
+
 /// The programs, loaded; they see nothing before [`Live::attach`].
 pub struct Live {
     ebpf: Ebpf,
@@ -51,6 +70,8 @@ pub struct Live {
     links: Vec<(&'static str, BtfTracePointLinkId)>,
     events: Vec<OwnedFd>,
     attached: Vec<&'static str>,
+    /// One in so many minor faults is timed.
+    period: u32,
     notes: Vec<String>,
     books: Books,
     ring: Option<RingBuf<MapData>>,
@@ -62,31 +83,63 @@ struct Hook {
     tracepoint: &'static str,
     /// Only where the tracepoint has this many arguments.
     args: Option<u32>,
-    /// Features that must all be on.
-    features: u32,
+    /// Features that must all be on, in one of the sets.
+    features: &'static [u32],
 }
 
-const fn hook(name: &'static str, features: u32) -> Hook {
+const fn hook(name: &'static str, features: &'static [u32]) -> Hook {
     Hook { name, tracepoint: name, args: None, features }
 }
 
-const COPY: u32 = feature::LATENCY | feature::SPAWN;
+const COPY: &[u32] = &[feature::LATENCY | feature::SPAWN];
+const COW: &[u32] = &[feature::COW];
+/// Needed only where page tables cannot be read.
+const ALLOCATED: &str = "mm_page_alloc";
 
 const fn locking(name: &'static str, tracepoint: &'static str, args: u32) -> Hook {
     Hook { name, tracepoint, args: Some(args), features: COPY }
 }
 
-const BTF_PROGRAMS: [Hook; 9] = [
-    hook("cgroup_mkdir", 0),
-    hook("sched_process_exit", 0),
+const BTF_PROGRAMS: [Hook; 14] = [
+    hook("cgroup_mkdir", &[0]),
+    hook("exit_mmap", COW),
+    Hook { name: ALLOCATED, tracepoint: ALLOCATED, args: None, features: COW },
+    hook("page_fault_kernel", COW),
+    hook("page_fault_user", COW),
+    hook("sched_process_exit", &[0]),
     locking("mmap_lock_released", "mmap_lock_released", 2),
     locking("mmap_lock_released_path", "mmap_lock_released", 3),
     locking("mmap_lock_acquire_returned", "mmap_lock_acquire_returned", 3),
     locking("mmap_lock_acquire_returned_path", "mmap_lock_acquire_returned", 4),
-    hook("sched_prepare_exec", feature::LATENCY | feature::EXEC),
-    hook("sched_process_exec", feature::EXEC),
-    hook("task_newtask", feature::SPAWN),
+    hook("sched_prepare_exec", &[feature::LATENCY | feature::EXEC]),
+    hook("sched_process_exec", &[feature::EXEC]),
+    hook("task_newtask", &[feature::SPAWN, feature::COW]),
+    Hook { name: "task_newtask_cow", tracepoint: "task_newtask", args: None, features: COW },
 ];
+
+/// Where the programs call functions of the kernel, the object has calls of these numbers
+/// (`kernel/load.rs` of the programs): `bpf_rdonly_cast`, `bpf_cast_to_kern_ctx`.
+const CAST_MARKERS: [u32; 2] = [0xf0f0_ca57, 0xf0f0_ca58];
+
+/// The object with those functions' numbers in place, or without the calls.
+fn object(casts: Option<[u32; 2]>) -> Vec<u8> {
+    let call = |id: u32| {
+        let [a, b, c, d] = id.to_le_bytes();
+        [0x85, 0x20, 0, 0, a, b, c, d]
+    };
+    // `r0 = 0`
+    let none = [0xb7, 0, 0, 0, 0, 0, 0, 0];
+    let mut bytes = OBJECT.to_vec();
+    // Instructions are eight bytes long, and so is the alignment of what holds them.
+    for instruction in bytes.chunks_exact_mut(8) {
+        for (index, marker) in CAST_MARKERS.into_iter().enumerate() {
+            if instruction == call(marker) {
+                instruction.copy_from_slice(&casts.map_or(none, |ids| call(ids[index])));
+            }
+        }
+    }
+    bytes
+}
 
 fn loading(host: &Host, what: &str, error: &(dyn std::error::Error + 'static)) -> Failure {
     let mut reason = error.to_string();
@@ -142,9 +195,9 @@ impl Live {
     /// When privileges are missing, or the kernel refuses a map or a program.
     pub fn load(host: &Host, plan: &Plan, tracer_pid: u32) -> Result<Self, Failure> {
         let typed = host.helpers.contains("get_current_task_btf");
-        match Self::load_reading(host, plan, tracer_pid, typed) {
+        match Self::load_surveyed(host, plan, tracer_pid, typed) {
             Err(first) if typed && first.why != Why::NotPermitted => {
-                let Ok(mut live) = Self::load_reading(host, plan, tracer_pid, false) else {
+                let Ok(mut live) = Self::load_surveyed(host, plan, tracer_pid, false) else {
                     return Err(first);
                 };
                 let why = first.message.split(';').next().unwrap_or_default();
@@ -158,11 +211,28 @@ impl Live {
         }
     }
 
+    /// With the page tables where they can be found.
+    fn load_surveyed(
+        host: &Host,
+        plan: &Plan,
+        tracer_pid: u32,
+        typed: bool,
+    ) -> Result<Self, Failure> {
+        let mut live = Self::load_reading(host, plan, tracer_pid, typed, true)?;
+        let Err(why) = live.survey(host) else { return Ok(live) };
+        live = Self::load_reading(host, plan, tracer_pid, typed, false)?;
+        live.notes.push(format!(
+            "copy-on-write counts are an upper bound: the kernel's page tables were not found ({why})"
+        ));
+        Ok(live)
+    }
+
     fn load_reading(
         host: &Host,
         plan: &Plan,
         tracer_pid: u32,
         typed: bool,
+        page_tables: bool,
     ) -> Result<Self, Failure> {
         let missing = host.missing_to_load();
         if !missing.is_empty() {
@@ -179,6 +249,12 @@ impl Live {
             // The helper that finds saved registers takes a typed task.
             config.features &= !(feature::TYPED_POINTERS | feature::TASK_PT_REGS);
         }
+        if !page_tables {
+            config.features &= !feature::PAGE_TABLES;
+        }
+        let cow = config.features & feature::COW != 0;
+        let wanted = |bit, entries| if config.features & bit != 0 { entries } else { 1 };
+        let ledgers = wanted(feature::COW, MOST_LEDGERS);
         let btf = Btf::from_sys_fs().map_err(|e| loading(host, "reading the kernel's BTF", &e))?;
         let tasks = host.pid_max.clamp(1024, MOST_TASKS);
         let bytes: &[u8] = config.as_bytes();
@@ -197,7 +273,16 @@ impl Live {
             .map_max_entries("CGROUPS", if named.groups.is_empty() { 1 } else { MOST_CGROUPS })
             .map_max_entries("EXEC_SCRATCH", 2 * host.cpus)
             .map_max_entries("CGROUP_SCRATCH", host.cpus)
-            .load(OBJECT)
+            .map_max_entries("PER_CPU", host.cpus)
+            .map_max_entries("LEDGERS", ledgers)
+            .map_max_entries("FREE", ledgers)
+            .map_max_entries("RANKS", ledgers)
+            .map_max_entries("SPACES", wanted(feature::COW, host.pid_max.clamp(1024, MOST_SPACES)))
+            .map_max_entries("WINDOWS", if cow { config.window_mask + 1 } else { 1 })
+            .map_max_entries("PLACES", wanted(feature::COW_PLACES, MOST_PLACES))
+            .map_max_entries("PAID", wanted(feature::COW_STACKS, MOST_STACKS))
+            .map_max_entries("STACKS", wanted(feature::COW_STACKS, MOST_STACKS))
+            .load(&object(host.casts))
             .map_err(|e| loading(host, "making the eBPF maps", &e))?;
         let mapped = |name: &str, size: usize| {
             let map = ebpf.map(name).and_then(|map| match map {
@@ -209,7 +294,7 @@ impl Live {
                 Failure::new(Why::Failed, format!("mapping {name} failed: {e}; report it"))
             })
         };
-        let books = Books::new(host.cpus, mapped)?;
+        let books = Books::new(host.cpus, ledgers, mapped)?;
         let ring = ebpf
             .take_map("EVENTS")
             .ok_or_else(|| Failure::new(Why::Failed, "no map EVENTS"))
@@ -222,11 +307,15 @@ impl Live {
             links: Vec::new(),
             events: Vec::new(),
             attached: Vec::new(),
+            period: plan.cow.period,
             notes: Vec::new(),
             books,
             ring: Some(ring),
         };
         live.fill_filters(host, plan, &named.groups)?;
+        if cow {
+            live.fill_slots(ledgers)?;
+        }
         live.load_programs(host, &btf)?;
         if std::env::var_os("FORKSCOPE_VERIFIER_LOG").is_some() {
             live.print_verifier_cost();
@@ -280,7 +369,8 @@ impl Live {
         for Hook { name, tracepoint, args, features } in BTF_PROGRAMS {
             let found = host.btf.as_ref().ok().and_then(|btf| btf.tracepoint_args(tracepoint));
             let fits = found.is_some() && (args.is_none() || args == found);
-            if !fits || self.features & features != features {
+            let idle = name == ALLOCATED && self.features & feature::PAGE_TABLES != 0;
+            if idle || !fits || !features.iter().any(|set| self.features & set == *set) {
                 continue;
             }
             let program: &mut BtfTracePoint = self.program(name)?;
@@ -288,6 +378,10 @@ impl Live {
                 .load(tracepoint, btf)
                 .map_err(|e| loading(host, &format!("loading {name}"), &e))?;
             self.attached.push(name);
+        }
+        if self.features & feature::COW_LATENCY != 0 {
+            let program: &mut PerfEvent = self.program(MINOR_FAULT)?;
+            program.load().map_err(|e| loading(host, &format!("loading {MINOR_FAULT}"), &e))?;
         }
         for (name, _) in self.syscall_programs() {
             let program: &mut TracePoint = self.program(name)?;
@@ -371,6 +465,9 @@ impl Live {
             let link =
                 program.attach().map_err(|e| loading(host, &format!("attaching {name}"), &e))?;
             self.links.push((name, link));
+        }
+        if self.features & feature::COW_LATENCY != 0 {
+            self.attach_minor_faults(host)?;
         }
         let Ok(tracefs) = &host.tracefs else { return Ok(()) };
         for (name, points) in programs {

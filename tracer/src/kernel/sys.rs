@@ -62,6 +62,28 @@ pub fn read_below(dir: BorrowedFd<'_>, path: &str) -> io::Result<String> {
 /// Those of perf_event_open(2): EACCES or EPERM without `CAP_PERFMON`.
 pub fn attach_tracepoint(id: u64, program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     const PERF_TYPE_TRACEPOINT: u32 = 2;
+    // A tracepoint's programs run on every CPU, whichever CPU the event is opened for.
+    attach_event(PERF_TYPE_TRACEPOINT, id, 1, 0, program)
+}
+
+/// Minor faults on a CPU, one in `period`, with a program attached, switched on.
+///
+/// # Errors
+/// As [`attach_tracepoint`].
+pub fn attach_minor_faults(cpu: u32, period: u32, program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    const PERF_TYPE_SOFTWARE: u32 = 1;
+    const PERF_COUNT_SW_PAGE_FAULTS_MIN: u64 = 5;
+    let (kind, config) = (PERF_TYPE_SOFTWARE, PERF_COUNT_SW_PAGE_FAULTS_MIN);
+    attach_event(kind, config, u64::from(period), cpu, program)
+}
+
+fn attach_event(
+    kind: u32,
+    config: u64,
+    sample_period: u64,
+    cpu: u32,
+    program: BorrowedFd<'_>,
+) -> io::Result<OwnedFd> {
     const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 8;
     const PERF_EVENT_IOC_ENABLE: libc::c_ulong = 0x2400;
     const PERF_EVENT_IOC_SET_BPF: libc::c_ulong = 0x4004_2408;
@@ -74,17 +96,10 @@ pub fn attach_tracepoint(id: u64, program: BorrowedFd<'_>) -> io::Result<OwnedFd
         sample_period: u64,
         rest: [u64; 5],
     }
-    let attr = Attr {
-        kind: PERF_TYPE_TRACEPOINT,
-        size: size_of::<Attr>() as u32,
-        config: id,
-        sample_period: 1,
-        rest: [0; 5],
-    };
-    // SAFETY: `attr` is as large as it says. A tracepoint's programs run on every CPU,
-    // whichever CPU the event is opened for.
+    let attr = Attr { kind, size: size_of::<Attr>() as u32, config, sample_period, rest: [0; 5] };
+    // SAFETY: `attr` is as large as it says.
     let event = owned(unsafe {
-        libc::syscall(libc::SYS_perf_event_open, &raw const attr, -1, 0, -1, PERF_FLAG_FD_CLOEXEC)
+        libc::syscall(libc::SYS_perf_event_open, &raw const attr, -1, cpu, -1, PERF_FLAG_FD_CLOEXEC)
     })?;
     // SAFETY: two valid descriptors.
     let set =
@@ -93,6 +108,27 @@ pub fn attach_tracepoint(id: u64, program: BorrowedFd<'_>) -> io::Result<OwnedFd
     // SAFETY: a valid descriptor.
     checked(unsafe { libc::ioctl(event.as_raw_fd(), PERF_EVENT_IOC_ENABLE as _, 0) }.into())?;
     Ok(event)
+}
+
+/// Runs a raw tracepoint's program once, here and now.
+///
+/// # Errors
+/// Those of bpf(2), `BPF_PROG_TEST_RUN`: EINVAL before 5.10.
+pub fn run_once(program: BorrowedFd<'_>) -> io::Result<()> {
+    use aya_obj::generated::{bpf_attr, bpf_cmd::BPF_PROG_TEST_RUN};
+    // SAFETY: plain C data, for which zero is valid.
+    let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
+    attr.test.prog_fd = program.as_raw_fd() as u32;
+    // SAFETY: `attr` has no pointers but null.
+    checked(unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_PROG_TEST_RUN as libc::c_int,
+            &raw mut attr,
+            size_of::<bpf_attr>(),
+        )
+    })?;
+    Ok(())
 }
 
 /// What the kernel tells of a loaded program.
@@ -125,6 +161,15 @@ pub fn clock_ns(clock: libc::clockid_t) -> i64 {
     // SAFETY: `time` is writable; the clocks in use exist on every Linux.
     unsafe { libc::clock_gettime(clock, &raw mut time) };
     time.tv_sec * 1_000_000_000 + time.tv_nsec
+}
+
+/// Nanoseconds in a tick of the kernel: what the coarse clock advances by.
+#[must_use]
+pub fn tick_ns() -> u32 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is writable; the clock exists on every Linux.
+    unsafe { libc::clock_getres(libc::CLOCK_MONOTONIC_COARSE, &raw mut time) };
+    u32::try_from(time.tv_nsec).unwrap_or(0)
 }
 
 /// `sysconf(3)`, at least 1.
@@ -166,6 +211,12 @@ impl Mapped {
             return Err(io::Error::last_os_error());
         }
         Ok(Self { at: at.cast(), len })
+    }
+
+    /// A copy of `len` bytes at an offset; both multiples of 8, and inside.
+    #[must_use]
+    pub fn bytes(&self, offset: usize, len: usize) -> Vec<u8> {
+        (0..len / 8).flat_map(|word| self.read::<u64>(offset + 8 * word).to_ne_bytes()).collect()
     }
 
     /// The value at a byte offset; it must lie inside and be aligned.

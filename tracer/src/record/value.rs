@@ -90,6 +90,16 @@ impl Serialize for Argv {
     }
 }
 
+/// An address, written in hexadecimal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address(pub u64);
+
+impl Serialize for Address {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{:#x}", self.0))
+    }
+}
+
 /// Flags of a creating call, written as a list of names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CloneFlags(pub u64);

@@ -10,7 +10,7 @@ use jiff::tz::TimeZone;
 
 use super::Format;
 use crate::{
-    record::{Argv, Exec, Exit, Record, Spawn, SpawnFailure, Summary, Time},
+    record::{Argv, CowFault, Exec, Exit, Ledger, Record, Spawn, SpawnFailure, Summary, Time},
     text::{bytes, clip, count, duration, fit, visible},
 };
 
@@ -117,7 +117,11 @@ impl Text {
         let (child, what) = self.layout.indents();
         // Where there is no child, a narrow terminal has better use for the columns.
         let mut used = child;
-        if !line.child.is_empty() || !self.layout.narrow() {
+        let no_times = line.call.is_empty() && line.to_exec.is_empty();
+        if !line.child.is_empty() && no_times && self.layout.narrow() {
+            let _ = write!(text, "{} ", fit(&line.child, 7));
+            used += 8;
+        } else if !line.child.is_empty() || !self.layout.narrow() {
             let _ = write!(text, "{}{:>8}{:>8}  ", fit(&line.child, 7), line.call, line.to_exec);
             used = what;
         }
@@ -271,8 +275,60 @@ impl Text {
         );
     }
 
+    /// Only ledgers that somebody should look at: the others are in the summary.
+    fn cow(&mut self, cow: &Ledger, out: &mut Vec<u8>) {
+        /// Pages that either side wrote: a quarter of a megabyte.
+        const WORTH_A_LINE: u64 = 64;
+        if cow.parent.faults + cow.child.faults < WORTH_A_LINE {
+            return;
+        }
+        self.show_waiting(cow.child.pid, cow.child.start_time, out);
+        let mut what = format!("{} pages copied", count(cow.copied()));
+        if cow.parent.copied > 0 && cow.child.copied > 0 {
+            let _ = write!(what, " ({} by the child)", count(cow.child.copied));
+        }
+        let _ = write!(what, ", {}", bytes(cow.parent.copied_bytes + cow.child.copied_bytes));
+        if let Some(stall) = cow.stall_ns() {
+            let _ = write!(what, " · stalled {}", duration(stall));
+        }
+        if cow.end == "open" {
+            what.push_str(" · still open");
+        }
+        self.line(
+            &Line {
+                time: cow.time,
+                how: "cow",
+                parent: named(&cow.parent.comm.text(), cow.parent.pid),
+                child: cow.child.pid.to_string(),
+                call: String::new(),
+                to_exec: String::new(),
+                what,
+                bad: false,
+            },
+            out,
+        );
+    }
+
+    /// One line a fault: they were asked for.
+    fn cow_fault(&self, fault: &CowFault, out: &mut Vec<u8>) {
+        self.line(
+            &Line {
+                time: fault.time,
+                how: "cow fault",
+                parent: format!("{}[{}]", fault.role, fault.pid),
+                child: String::new(),
+                call: duration(fault.latency_ns),
+                to_exec: "–".into(),
+                what: format!("{} {:#x}", fault.outcome, fault.address.0),
+                bad: false,
+            },
+            out,
+        );
+    }
+
     fn head(&self, header: &crate::record::Header, out: &mut Vec<u8>) {
-        let degraded = header.measures.values().filter(|m| m.state != "ok").count();
+        let worse = |state: &str| state == "degraded" || state == "missing";
+        let degraded = header.measures.values().filter(|m| worse(m.state)).count();
         let measured = match degraded {
             0 => "all measured".to_string(),
             n => format!("{} degraded or missing: see forkscope doctor", count(n as u64)),
@@ -374,6 +430,10 @@ impl Format for Text {
                 let line = format!("{} records lost ({})\n", count(lost.count), lost.stage);
                 out.extend(line.as_bytes());
             }
+            Record::Profile(profile) => {
+                out.push(b'\n');
+                out.extend(crate::profile::text::render(profile, self.layout).as_bytes());
+            }
             _ if !self.records => {}
             Record::Spawn(spawn) => {
                 // Who makes another has a line already.
@@ -396,6 +456,8 @@ impl Format for Text {
                 out.extend(line.as_bytes());
             }
             Record::SpawnFailure(failure) => self.failure(failure, out),
+            Record::Cow(cow) => self.cow(cow, out),
+            Record::CowFault(fault) => self.cow_fault(fault, out),
             Record::Exec(exec) => self.exec(exec, out),
             Record::Exit(exit) => {
                 // Its spawn's line comes first, also when it never ran another program.

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::Layout;
 use crate::{
     record::{ByMechanism, Distribution, Summary},
-    text::{count, duration, plural, shape},
+    text::{bytes, count, duration, plural, shape},
 };
 
 /// Mechanisms in the order of the table.
@@ -24,6 +24,14 @@ pub fn render(summary: &Summary, layout: Layout) -> String {
         table.row("copied in", copy, true);
     }
     table.by_mechanism("child's first run", &tables.start_delay, None);
+    if !tables.cow_fault.is_empty() {
+        table.title("COW fault");
+        for role in ["parent", "child"] {
+            if let Some(distribution) = tables.cow_fault.get(role) {
+                table.row(&format!("by the {role}"), distribution, true);
+            }
+        }
+    }
     let singles = [
         ("exec", &tables.exec_latency),
         ("spawn to exec", &tables.since_spawn),
@@ -54,6 +62,16 @@ fn totals(summary: &Summary) -> String {
     }
     if let Some(exits) = counters.exits {
         parts.push(plural(exits, "exit"));
+    }
+    if let (Some(faults), Some(copied)) = (counters.cow_faults, counters.cow_copied)
+        && faults > 0
+    {
+        parts.push(format!(
+            "{} ({} copied, {})",
+            plural(faults, "COW fault"),
+            count(copied),
+            bytes(copied * 4096)
+        ));
     }
     let lost = summary.lost;
     parts.push(if lost.total() == 0 {

@@ -1,0 +1,300 @@
+//! Ledgers of copy-on-write: a fork opens one, the end of the child's memory (or the parent's)
+//! closes it and sends it.
+
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_uid_gid};
+use forkscope_common::{
+    config::task,
+    cow::{CHILD, CURVE, ENOUGH_TIMED, LEDGER_CORE, Ledger, PARENT, Rank, Space, end},
+    event::{COMM_LEN, Kind},
+    mechanism::{Evidence, Mechanism, flag},
+};
+
+use crate::{
+    emit::{Cpu, add, count, gate_open, jiffies, now},
+    filter::{self, Subject},
+    kernel::{Task, current, current_comm},
+    maps::{FREE, LEDGERS, RANKS, SHARED, SPACES, TASKS},
+    spawn::traced_task,
+};
+
+/// Ranks that one look for an open ledger goes down.
+const MOST_HOPS: u32 = 32;
+/// Ledgers that a parent's end closes; those beyond end with their child.
+const MOST_CLOSED: u32 = 256;
+
+/// A fork that leaves memory shared.
+struct Fork<'a> {
+    at: u64,
+    parent_mm: u64,
+    child_mm: u64,
+    parent_start: u64,
+    child_start: u64,
+    parent_pid: u32,
+    child_pid: u32,
+    comm: &'a [u8; COMM_LEN],
+}
+
+/// Adds to the totals of a role.
+macro_rules! count_role {
+    ($cpu:expr, $field:ident, $role:expr, $n:expr) => {
+        // SAFETY: a field of a live map element, and the role is 0 or 1.
+        unsafe {
+            let counter = (&raw mut (*$cpu.counters()).$field).cast::<u64>().add($role & 1);
+            $crate::emit::add(counter, $n);
+        }
+    };
+}
+pub(crate) use count_role;
+
+/// What was found before may not hold any more.
+#[inline(always)]
+fn next_generation() {
+    if let Some(shared) = SHARED.get_ptr_mut(0) {
+        // SAFETY: a live map element.
+        unsafe { add(&raw mut (*shared).generation, 1) };
+    }
+}
+
+/// The highest rank up to `rank` that has an open ledger, and its slot.
+#[inline(always)]
+pub fn newest(mm: u64, mut rank: u32) -> (u32, Option<u32>) {
+    let mut hops = 0;
+    while hops < MOST_HOPS {
+        if rank == 0 {
+            break;
+        }
+        // SAFETY: the value is copied out at once.
+        if let Some(slot) = unsafe { RANKS.get(Rank { mm, rank, reserved: 0 }) } {
+            return (rank, Some(*slot));
+        }
+        rank -= 1;
+        hops += 1;
+    }
+    (rank, None)
+}
+
+/// `task_newtask`: the parent runs, the child does not yet. A program of its own beside the
+/// one of the spawn: in one, the verifier would walk this once per kind of spawn.
+#[inline(always)]
+pub fn made(child: Task, clone_flags: u64) {
+    if clone_flags & flag::VM != 0 || !gate_open() {
+        return;
+    }
+    let Some(cpu) = Cpu::current() else { return };
+    let Some((pid, tid)) = traced_task() else { return };
+    let parent = current();
+    let (parent_mm, child_mm) = (parent.mm().address(), child.mm().address());
+    if parent_mm == 0 || child_mm == 0 {
+        return;
+    }
+    let css_set = child.css_set();
+    let (parent_start, child_start) = (parent.process_start(), child.process_start());
+    let child_pid = child.pid();
+    let uid = bpf_get_current_uid_gid() as u32;
+    let comm = current_comm();
+    let followed = match TASKS.get_ptr_mut(tid) {
+        // SAFETY: a live map element of the current task, which nobody else writes.
+        Some(state) => unsafe { (*state).flags & task::FOLLOWED != 0 },
+        None => false,
+    };
+    let verdict = filter::judge(&Subject { pid, uid, comm, task: parent, css_set, followed });
+    // With memory of its own it can be nothing else.
+    let evidence =
+        Evidence { kernel_task: false, user_worker: false, clone_flags, own_stack: false };
+    if !verdict.passes || !filter::mechanism(Mechanism::decide(&evidence)) {
+        return;
+    }
+    let at = now();
+    opened(
+        cpu,
+        &Fork {
+            at,
+            parent_mm,
+            child_mm,
+            parent_start,
+            child_start,
+            parent_pid: pid,
+            child_pid,
+            comm: &comm,
+        },
+    );
+}
+
+/// Opens a ledger.
+#[inline(always)]
+fn opened(cpu: Cpu, fork: &Fork<'_>) {
+    let fresh = Space { pid: fork.parent_pid, top: 0, own: 0, ended: 0, own_opened: 0, carried: 0 };
+    if SPACES.get_ptr_mut(fork.parent_mm).is_none() {
+        let _ = SPACES.insert(fork.parent_mm, fresh, 1);
+    }
+    let slot = FREE.pop().ok().flatten();
+    let mut child = Space { pid: fork.child_pid, ..fresh };
+    let Some(parent) = SPACES.get_ptr_mut(fork.parent_mm) else {
+        if let Some(slot) = slot {
+            let _ = FREE.push(slot, 0);
+        }
+        count!(cpu, cow_unledgered);
+        return;
+    };
+    // SAFETY: a live map element; two threads of one process that fork at the same instant may
+    // take the same rank, and the second then finds it taken.
+    let (top, carried) = unsafe { ((*parent).top, (*parent).carried) };
+    let (below, older) = newest(fork.parent_mm, top);
+    let rank = below + 1;
+    if let Some(slot) = slot
+        && let Some(ledger) = LEDGERS.get_ptr_mut(slot)
+    {
+        clear(ledger);
+        // SAFETY: a slot that came out of the queue belongs to nobody else.
+        let new = unsafe { &mut *ledger };
+        new.opened_at = fork.at;
+        new.opened_jiffies = jiffies();
+        new.parent_mm = fork.parent_mm;
+        new.child_mm = fork.child_mm;
+        new.parent_start = fork.parent_start;
+        new.child_start = fork.child_start;
+        new.carried_over = carried;
+        new.parent_pid = fork.parent_pid;
+        new.child_pid = fork.child_pid;
+        new.rank = rank;
+        new.overlapping = u32::from(older.is_some());
+        new.parent_comm = *fork.comm;
+        new.child_comm = *fork.comm;
+        if let Some(older) = older
+            && let Some(older) = LEDGERS.get_ptr_mut(older)
+        {
+            // SAFETY: a live map element.
+            unsafe { (*older).overlapping = 1 };
+        }
+        child.own = slot;
+        child.own_opened = fork.at;
+        if RANKS.insert(Rank { mm: fork.parent_mm, rank, reserved: 0 }, slot, 0).is_err() {
+            count!(cpu, cow_unledgered);
+        }
+        // SAFETY: as above.
+        unsafe {
+            (*parent).carried = 0;
+            (*parent).top = rank;
+        }
+    } else {
+        count!(cpu, cow_unledgered);
+    }
+    if SPACES.insert(fork.child_mm, child, 0).is_err() {
+        count!(cpu, cow_unledgered);
+    }
+    next_generation();
+}
+
+/// Zeroes a slot; the histograms only where there is something in them.
+#[inline(always)]
+fn clear(ledger: *mut Ledger) {
+    // SAFETY: a live map element, written word by word within its size: what a struct literal
+    // would become is a call that fills it byte by byte.
+    unsafe {
+        let timed = (*ledger).roles[PARENT].timed | (*ledger).roles[CHILD].timed;
+        let words = ledger.cast::<u64>();
+        let mut index = 0;
+        while index < LEDGER_CORE / 8 {
+            words.add(index).write_volatile(0);
+            index += 1;
+        }
+        if timed != 0 {
+            while index < size_of::<Ledger>() / 8 {
+                words.add(index).write_volatile(0);
+                index += 1;
+            }
+        }
+    }
+}
+
+/// Closes an open ledger, and sends it.
+#[inline(always)]
+fn close(cpu: Cpu, slot: u32, ledger: *mut Ledger, how: u32, at: u64) {
+    // SAFETY: a live map element; whoever still adds to it is as good as too late.
+    let closing = unsafe { &mut *ledger };
+    closing.end = how;
+    closing.header = cpu.header(Kind::Cow, 0, at);
+    let timed = closing.roles[PARENT].timed + closing.roles[CHILD].timed;
+    let size = if timed >= ENOUGH_TIMED { size_of::<Ledger>() } else { LEDGER_CORE };
+    count!(cpu, stages[Kind::Cow as usize].seen);
+    // SAFETY: within the element.
+    unsafe { cpu.submit_bytes(Kind::Cow, ledger.cast(), size as u32) };
+    into_totals(cpu, closing);
+    let _ = RANKS.remove(Rank { mm: closing.parent_mm, rank: closing.rank, reserved: 0 });
+    closing.opened_at = 0;
+    let _ = FREE.push(slot, 0);
+}
+
+/// Adds a closed ledger to the totals.
+#[inline(always)]
+fn into_totals(cpu: Cpu, ledger: &Ledger) {
+    let mut role = PARENT;
+    while role <= CHILD {
+        let side = &ledger.roles[role];
+        let (mut copied, mut interval) = (0_u64, 0);
+        while interval < CURVE {
+            copied += u64::from(side.curve[interval]);
+            interval += 1;
+        }
+        count_role!(cpu, cow_copied, role, copied);
+        count_role!(cpu, cow_reused, role, side.reused);
+        role += 1;
+    }
+}
+
+/// `exit_mmap`: an address space is gone.
+#[inline(always)]
+pub fn torn_down(mm: u64) {
+    let Some(space) = SPACES.get_ptr_mut(mm) else { return };
+    // SAFETY: a live map element, copied.
+    let space = unsafe { *space };
+    if !gate_open() {
+        return; // what is open is told as it lies
+    }
+    let Some(cpu) = Cpu::current() else { return };
+    let at = now();
+    if space.own_opened != 0
+        && let Some(ledger) = LEDGERS.get_ptr_mut(space.own)
+        // SAFETY: a live map element.
+        && unsafe { (*ledger).opened_at } == space.own_opened
+    {
+        let mut exits = space.ended == end::EXIT;
+        // The last to let go of the memory is nearly always its own process.
+        if (bpf_get_current_pid_tgid() >> 32) as u32 == space.pid {
+            exits = current().is_exiting();
+            // SAFETY: as above.
+            unsafe { (*ledger).child_comm = current_comm() };
+        }
+        close(cpu, space.own, ledger, if exits { end::EXIT } else { end::EXEC }, at);
+    }
+    let mut rank = space.top;
+    let mut closed = 0;
+    while closed < MOST_CLOSED {
+        if rank == 0 {
+            break;
+        }
+        // SAFETY: the value is copied out at once.
+        let slot = unsafe { RANKS.get(Rank { mm, rank, reserved: 0 }) }.copied();
+        if let Some(slot) = slot
+            && let Some(ledger) = LEDGERS.get_ptr_mut(slot)
+        {
+            close(cpu, slot, ledger, end::PARENT_EXIT, at);
+        }
+        rank -= 1;
+        closed += 1;
+    }
+    let _ = SPACES.remove(mm);
+    next_generation();
+}
+
+/// The last task of a process ends: its memory will be torn down for that.
+#[inline(always)]
+pub fn process_ended(task: Task, pid: u32) {
+    if let Some(space) = SPACES.get_ptr_mut(task.mm().address()) {
+        // SAFETY: a live map element.
+        let space = unsafe { &mut *space };
+        if space.pid == pid {
+            space.ended = end::EXIT;
+        }
+    }
+}

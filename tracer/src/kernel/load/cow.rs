@@ -1,0 +1,121 @@
+//! What copy-on-write needs of loading: where memory is, slots for ledgers, the end of faults,
+//! and what the programs have gathered by the end.
+
+use std::os::fd::AsFd as _;
+
+use aya::{
+    maps::{Array, HashMap, Queue, StackTraceMap},
+    programs::{PerfEvent, RawTracePoint},
+};
+use forkscope_common::{
+    config::feature,
+    cow::{Copies, Layout, Paid, Place, Shared},
+};
+
+use super::{Live, MINOR_FAULT, loading};
+use crate::{
+    failure::{Failure, Why},
+    kernel::{host::Host, sys},
+};
+
+/// Candidates that one run of `survey` tries.
+const SURVEYED_GIB: u32 = 256;
+
+impl Live {
+    /// Finds out where the kernel keeps page tables and `struct page`s, by a program that is
+    /// run once, and tells the other programs.
+    pub(super) fn survey(&mut self, host: &Host) -> Result<(), String> {
+        if self.features & feature::PAGE_TABLES == 0 {
+            return Ok(());
+        }
+        let program: &mut RawTracePoint = self.program("survey").map_err(|e| e.message)?;
+        program.load().map_err(|e| loading(host, "loading survey", &e).message)?;
+        let fd = program.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(|e| e.to_string())?;
+        let map = self.ebpf.map_mut("SHARED").ok_or("no map SHARED")?;
+        let mut map = Array::<_, Found>::try_from(map).map_err(|e| e.to_string())?;
+        for gib in (0..=host.physical_gib).step_by(SURVEYED_GIB as usize) {
+            let layout = Layout { direct_map: u64::from(gib), ..Layout::default() };
+            map.set(0, Found(Shared { layout, ..Shared::default() }), 0)
+                .map_err(|e| e.to_string())?;
+            sys::run_once(fd.as_fd()).map_err(|e| e.to_string())?;
+            let Found(Shared { layout, .. }) = map.get(&0, 0).map_err(|e| e.to_string())?;
+            if layout.levels != 0 && layout.pages != 0 {
+                return Ok(());
+            }
+        }
+        Err(format!("not below {} GiB", host.physical_gib))
+    }
+
+    /// Puts every slot of a ledger among the free ones.
+    pub(super) fn fill_slots(&mut self, ledgers: u32) -> Result<(), Failure> {
+        let failed =
+            |why: String| Failure::new(Why::Failed, format!("the map FREE: {why}; report it"));
+        let map = self.ebpf.map_mut("FREE").ok_or_else(|| failed("not there".into()))?;
+        let mut free = Queue::<_, u32>::try_from(map).map_err(|e| failed(e.to_string()))?;
+        for slot in 0..ledgers {
+            free.push(slot, 0).map_err(|e| failed(e.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// The end of faults, on every CPU. Where it cannot be had, faults are not timed, and a
+    /// note says so.
+    pub(super) fn attach_minor_faults(&mut self, host: &Host) -> Result<(), Failure> {
+        let period = self.period;
+        let program: &mut PerfEvent = self.program(MINOR_FAULT)?;
+        let fd = program.fd().map_err(|e| loading(host, MINOR_FAULT, &e))?;
+        let events: Result<Vec<_>, _> = host
+            .online
+            .iter()
+            .map(|&cpu| sys::attach_minor_faults(cpu, period, fd.as_fd()))
+            .collect();
+        match events {
+            Ok(events) => self.events.extend(events),
+            Err(error) => self.notes.push(format!(
+                "copy-on-write faults are not timed: perf_event_open for minor faults: {error}"
+            )),
+        }
+        Ok(())
+    }
+
+    /// Copied pages by place, once the programs are detached: a map syscall disturbs them.
+    #[must_use]
+    pub fn places(&self) -> Vec<(Place, Copies)> {
+        let map = self.ebpf.map("PLACES").and_then(|map| HashMap::try_from(map).ok());
+        let Some(map): Option<HashMap<_, PlaceKey, CopiesValue>> = map else { return Vec::new() };
+        map.iter().filter_map(Result::ok).map(|(key, value)| (key.0, value.0)).collect()
+    }
+
+    /// What each user stack paid, with its addresses from the innermost outwards; likewise.
+    #[must_use]
+    pub fn paid(&self) -> Vec<(Paid, Vec<u64>)> {
+        let map = self.ebpf.map("PAID").and_then(|map| HashMap::try_from(map).ok());
+        let Some(map): Option<HashMap<_, u32, PaidValue>> = map else { return Vec::new() };
+        let stacks = self.ebpf.map("STACKS").and_then(|map| StackTraceMap::try_from(map).ok());
+        let Some(stacks) = stacks else { return Vec::new() };
+        map.iter()
+            .filter_map(Result::ok)
+            .map(|(stack, paid)| {
+                let frames = stacks.get(&stack, 0);
+                let addresses = frames.map_or_else(
+                    |_| Vec::new(),
+                    |trace| trace.frames().iter().map(|frame| frame.ip).collect(),
+                );
+                (paid.0, addresses)
+            })
+            .collect()
+    }
+}
+
+/// For aya, what a map holds.
+macro_rules! pod {
+    ($($name:ident($type:ty)),+ $(,)?) => { $(
+        #[derive(Clone, Copy)]
+        #[repr(transparent)]
+        struct $name($type);
+        // SAFETY: the type is `Plain`: integers without padding.
+        unsafe impl aya::Pod for $name {}
+    )+ };
+}
+
+pod!(Found(Shared), PlaceKey(Place), CopiesValue(Copies), PaidValue(Paid));

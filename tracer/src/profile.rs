@@ -1,0 +1,320 @@
+//! `forkscope profile`: what the forks of one application cost, and what to do about it.
+//!
+//! Records stream as in `trace`; beside them they are collected ([`collect`]) and the processes
+//! that fork are looked after ([`watch`]). At the end all of it is drawn together here.
+
+use std::{
+    io::Write as _,
+    os::fd::{AsRawFd as _, RawFd},
+};
+
+use crate::{
+    cli::{self, Format},
+    command::Command,
+    daemon::{Consumer, Ending, Session, Until},
+    failure::{Failure, Why},
+    kernel::clock_ns,
+    procfs,
+    record::{
+        Distribution, Record, Summary, Time,
+        profile::{ByRole, Percentiles, Profile, Target as Whose},
+    },
+    sink::{self, Ended, Target, Writer, json::Json},
+    terminal,
+    trace::{note, signals},
+};
+
+pub mod advice;
+pub mod collect;
+pub mod cost;
+pub mod maps;
+pub mod room;
+#[cfg(test)]
+mod samples;
+pub mod stacks;
+pub mod symbols;
+mod table;
+pub mod text;
+pub mod watch;
+
+use self::{
+    collect::{Collected, Collector},
+    watch::{News, Seen, Size, Watch, Whom},
+};
+
+/// Processes named in the profile.
+const MOST_NAMED: usize = 16;
+/// Stacks in the profile; a folded file has them all.
+const MOST_STACKS: usize = 500;
+
+/// Writes what passes, and collects it.
+struct Audience {
+    writer: Writer,
+    collector: Collector,
+    watch: Watch,
+}
+
+impl Consumer for Audience {
+    fn take(&mut self, records: Vec<Record>) {
+        let before = self.collector.count();
+        for record in &records {
+            if let Some(fork) = self.collector.push(record) {
+                let size = Size { rss: fork.parent_rss_bytes, vmas: fork.parent_vmas };
+                self.watch.tell(News::Forked(fork.parent, size));
+            }
+        }
+        if self.collector.count() != before {
+            self.watch.tell(News::Count(self.collector.count()));
+        }
+        self.writer.send(records);
+    }
+    fn lost(&self) -> u64 {
+        self.writer.lost()
+    }
+    fn take_unreported(&mut self) -> Option<u64> {
+        self.writer.take_unreported()
+    }
+    fn stopped(&self) -> bool {
+        self.writer.stopped() || self.watch.over()
+    }
+}
+
+/// Runs it; the exit code.
+///
+/// # Errors
+/// When tracing cannot begin, or the output fails.
+pub fn run(flags: &cli::Profile) -> Result<u8, Failure> {
+    let plan = flags.plan()?;
+    let signals = signals(plan.command_only)?;
+    let comm = plan.filters.comms.first().cloned();
+    let mut session = Session::load(plan)?;
+    let folded = flags.folded().map(|path| folded_file(path)).transpose()?;
+    let (target, fd) = target(flags)?;
+    // While this process has one thread: a fork is safe then.
+    let command = if flags.command.is_empty() {
+        None
+    } else {
+        Some(Command::prepare(&flags.command, &signals.before, None)?)
+    };
+    let whom = match (flags.pid, comm) {
+        (Some(pid), _) => Whom::Pid(pid),
+        (None, Some(comm)) => Whom::Comm(comm),
+        (None, None) => Whom::Command,
+    };
+    let whose = whose(flags, &whom);
+    let format: Box<dyn sink::Format> = match flags.format()? {
+        Format::Json => Box::new(Json),
+        Format::Text => Box::new(text::Text::new(terminal::layout(fd))),
+    };
+    let writer = Writer::start(format, target)?;
+    for text in session.notes() {
+        note(&text);
+    }
+    if let Whom::Comm(comm) = &whom
+        && !procfs::processes().iter().any(|process| process.comm == *comm)
+    {
+        note(&format!("no process is called {comm:?} now; waiting for one"));
+    }
+    if let Some(command) = &command {
+        session.follow(command.pid())?;
+    }
+    session.attach()?;
+    // A command writes to the terminal itself.
+    let progress = if command.is_none() { terminal::layout(2).width } else { None };
+    let watch = Watch::start(whom, progress)
+        .map_err(|e| Failure::new(Why::Failed, format!("no thread to watch with: {e}")))?;
+    let mut audience = Audience { writer, collector: Collector::default(), watch };
+    audience.writer.send_always(vec![session.header()]);
+    let until = Until {
+        duration: flags.duration,
+        command,
+        wait_all: false,
+        signals: Some(signals),
+        reader: flags.output.is_none().then_some(fd),
+    };
+    let ended = session.run(until, &mut audience);
+    let Audience { mut writer, collector, watch } = audience;
+    let seen = watch.finish();
+    let ending = match ended {
+        Ok(ending) => ending,
+        Err(failure) => {
+            let _ = writer.finish();
+            return Err(failure);
+        }
+    };
+    let collected = collector.finish(!flags.command.is_empty());
+    let named =
+        flags.wants_stacks().then(|| stacks::named(&ending.paid, &collected.forks, &seen.images));
+    let folded = match (folded, &named) {
+        (Some(target), Some((stacks, _))) => write_folded(target, &stacks::folded(stacks)),
+        _ => Ok(()),
+    };
+    let profile = conclude(whose, collected, &seen, &ending, named, flags.forecast);
+    let records =
+        vec![Record::Summary(Box::new(ending.summary)), Record::Profile(Box::new(profile))];
+    writer.send_always(records);
+    let written = match writer.finish() {
+        Ended::Well | Ended::Closed => folded,
+        Ended::Badly(failure) => Err(failure),
+    };
+    ending.started?;
+    let Until { command: Some(mut command), signals: Some(signals), .. } = ending.until else {
+        return written.map(|()| 0);
+    };
+    if let Err(failure) = written {
+        // The command's exit code is what scripts wait for; the failure is still said.
+        let _ = writeln!(std::io::stderr(), "forkscope: {failure}");
+    }
+    Ok(ending.code.unwrap_or_else(|| {
+        note("watching has ended; the command goes on, and its exit code is waited for");
+        command.outlast(&signals)
+    }))
+}
+
+/// Where records go, as in `trace`.
+fn target(flags: &cli::Profile) -> Result<(Target, RawFd), Failure> {
+    match &flags.output {
+        Some(path) if path.as_os_str() == "-" => Ok((Target::Stdout, 1)),
+        Some(path) => {
+            let target = Target::create(path)?;
+            let Target::File(file, _) = &target else { return Ok((target, -1)) };
+            let fd = file.as_raw_fd();
+            Ok((target, fd))
+        }
+        None if flags.command.is_empty() => Ok((Target::Stdout, 1)),
+        None => Ok((Target::Stderr, 2)),
+    }
+}
+
+fn folded_file(path: &std::path::Path) -> Result<Target, Failure> {
+    Target::create(path).map_err(|failure| {
+        let what = failure.message.strip_prefix("-o ").unwrap_or(&failure.message);
+        Failure::new(failure.why, format!("--stacks {what}"))
+    })
+}
+
+fn write_folded(target: Target, text: &str) -> Result<(), Failure> {
+    let Target::File(mut file, path) = target else { return Ok(()) };
+    file.write_all(text.as_bytes()).map_err(|e| {
+        let what = format!("writing to {} failed: {e}; make room or give another", path.display());
+        Failure::new(Why::Failed, what)
+    })
+}
+
+fn whose(flags: &cli::Profile, whom: &Whom) -> Whose {
+    let words = flags.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    Whose {
+        pid: flags.pid,
+        comm: match whom {
+            Whom::Pid(pid) => procfs::process(*pid).map(|process| process.comm),
+            Whom::Comm(comm) => Some(comm.clone()),
+            Whom::Command => None,
+        },
+        command: (!flags.command.is_empty()).then_some(words),
+        ..Whose::default()
+    }
+}
+
+/// Draws everything together.
+fn conclude(
+    target: Whose,
+    collected: Collected,
+    seen: &Seen,
+    ending: &Ending,
+    stacks: Option<(Vec<crate::record::profile::Stack>, Vec<String>)>,
+    size: Option<u64>,
+) -> Profile {
+    let Collected { forks, left_out, mut forkers, others, without_copy, failures, curve } =
+        collected;
+    let summary = &ending.summary;
+    let calls = advice::over(&forks, |fork| fork.latency_ns);
+    let copies = advice::over(&forks, |fork| fork.copy_ns);
+    let histograms = &summary.histograms;
+    let (call, copy) = if left_out == 0 || !others.is_empty() {
+        (calls, copies)
+    } else {
+        // The kernel's histograms have all of them.
+        (histograms.spawn_latency.get("fork").map(short), histograms.copy.as_ref().map(short))
+    };
+    let processes_left_out = forkers.len().saturating_sub(MOST_NAMED) as u64;
+    forkers.truncate(MOST_NAMED);
+    // The name tells programs apart below a command; elsewhere it may change.
+    let main = target.command.as_ref().and_then(|_| forks.first()).map(|fork| fork.parent.comm);
+    let cost = cost::cost(&forks);
+    let forecast = size.map(|size| cost::forecast(size, &cost, &forks));
+    let machine = room::Machine::read(forkers.first().map(|forker| forker.pid));
+    let mut notes = notes(summary, left_out);
+    let stacks = stacks.map(|(mut stacks, broken)| {
+        notes.extend(broken);
+        if stacks.len() > MOST_STACKS {
+            notes.push(format!(
+                "{} stacks are left out here; --stacks FILE has them all",
+                stacks.len() - MOST_STACKS
+            ));
+            stacks.truncate(MOST_STACKS);
+        }
+        stacks
+    });
+    let fault = |role| histograms.cow_fault.get(role).map(short);
+    let mut profile = Profile {
+        time: Time(clock_ns(libc::CLOCK_REALTIME)),
+        target: Whose { processes: forkers, processes_left_out, ..target },
+        duration_ns: summary.duration_ns,
+        forks_left_out: left_out,
+        others,
+        without_copy,
+        failures,
+        call,
+        copy,
+        fault: ByRole { parent: fault("parent"), child: fault("child") },
+        curve,
+        cost,
+        forecast,
+        headroom: room::headroom(&forks, machine),
+        huge_pages: seen.huge.clone(),
+        mappings: maps::attribute(&ending.places, &seen.images, main.as_ref()),
+        stacks,
+        notes,
+        advice: Vec::new(),
+        forks,
+    };
+    profile.advice = advice::advise(&profile);
+    profile
+}
+
+fn short(all: &Distribution) -> Percentiles {
+    Percentiles {
+        count: all.count,
+        min_ns: all.min_ns,
+        p50_ns: all.p50_ns,
+        p90_ns: all.p90_ns,
+        p99_ns: all.p99_ns,
+        max_ns: all.max_ns,
+    }
+}
+
+/// What limits the figures.
+fn notes(summary: &Summary, left_out: u64) -> Vec<String> {
+    let mut notes = Vec::new();
+    let lost = summary.lost.total();
+    if lost > 0 {
+        notes.push(format!(
+            "{} or single measurements were lost: a fork may be missing or incomplete here, the \
+             kernel's counters are whole",
+            crate::text::plural(lost, "record")
+        ));
+    }
+    if left_out > 0 {
+        notes.push(format!(
+            "{} more are in the stream and the kernel's histograms, but not in this table",
+            crate::text::plural(left_out, "fork")
+        ));
+    }
+    if summary.counters.cow_faults.is_none() {
+        notes.push(
+            "copy-on-write could not be measured: forkscope doctor says why, and what would mend it"
+                .into(),
+        );
+    }
+    notes
+}

@@ -1,0 +1,194 @@
+//! Names for addresses: the symbol tables of the files that a process has mapped.
+
+use std::{
+    collections::HashMap,
+    fmt::{self, Write as _},
+    fs::{self, File},
+    io::BufReader,
+    path::PathBuf,
+};
+
+use object::{Object as _, ObjectSegment as _, ObjectSymbol as _, ReadCache, SymbolKind};
+
+use super::maps::{Images, Map, find};
+
+/// A larger file is not read: what a traced process maps is not to be trusted.
+const LARGEST: u64 = 1 << 30;
+/// A longer name is cut: a few bytes of a mangled one can mean megabytes.
+const LONGEST: usize = 512;
+
+/// The functions of one file.
+#[derive(Debug, Default)]
+struct Table {
+    /// Address in the file's own terms, size, mangled name; by address.
+    functions: Vec<(u64, u64, String)>,
+    /// Offset in the file, length there, address.
+    segments: Vec<(u64, u64, u64)>,
+}
+
+/// Names, with the tables read so far.
+#[derive(Default)]
+pub struct Symbols {
+    tables: HashMap<String, Table>,
+}
+
+/// What an address is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// For people.
+    pub name: String,
+    /// The file it lies in.
+    pub module: Option<String>,
+}
+
+impl Symbols {
+    /// The name of what is at an address of a process.
+    pub fn name(&mut self, images: &Images, image: &[Map], address: u64) -> Frame {
+        let Some(map) = find(image, address).filter(|map| map.executable) else {
+            return Frame { name: "[unknown]".into(), module: None };
+        };
+        if map.inode == 0 || !map.name.starts_with('/') {
+            let name = if map.name.is_empty() { "[anonymous code]" } else { &map.name };
+            return Frame { name: name.into(), module: Some(name.into()) };
+        }
+        let table = self.tables.entry(map.name.clone()).or_insert_with(|| read(images, map));
+        let module = map.name.trim_end_matches(" (deleted)");
+        let module = module.rsplit('/').next().unwrap_or(module);
+        let offset = address - map.start + map.offset;
+        let name = table.name(offset).unwrap_or_else(|| format!("{module}+{offset:#x}"));
+        Frame { name, module: Some(module.into()) }
+    }
+}
+
+impl Table {
+    fn name(&self, offset: u64) -> Option<String> {
+        let (start, _, address) = *self
+            .segments
+            .iter()
+            .find(|(start, len, _)| (*start..start.saturating_add(*len)).contains(&offset))?;
+        let address = address.checked_add(offset - start)?;
+        let behind = self.functions.partition_point(|(at, ..)| *at <= address);
+        let (at, size, name) = self.functions.get(behind.checked_sub(1)?)?;
+        // Assembly often has no size.
+        (*size == 0 || address - at < *size).then(|| demangled(name))
+    }
+}
+
+/// The file behind a mapping: by the process while it lives, else by its path.
+fn read(images: &Images, map: &Map) -> Table {
+    let pid = images.process.pid;
+    let alive = crate::procfs::comm_of(pid, images.process.start_time).is_some();
+    let mut places = Vec::new();
+    if alive {
+        places.push(PathBuf::from(format!("/proc/{pid}/map_files/{:x}-{:x}", map.start, map.end)));
+    }
+    if !map.name.ends_with(" (deleted)") {
+        if alive {
+            places.push(PathBuf::from(format!("/proc/{pid}/root{}", map.name)));
+        }
+        places.push(PathBuf::from(&map.name));
+    }
+    places.into_iter().find_map(table).unwrap_or_default()
+}
+
+fn table(path: PathBuf) -> Option<Table> {
+    // Nothing but a regular file is opened: others may wait or act.
+    fs::metadata(&path).ok().filter(|file| file.is_file() && file.len() <= LARGEST)?;
+    let cache = ReadCache::new(BufReader::new(File::open(path).ok()?));
+    let file = object::File::parse(&cache).ok()?;
+    let segments = file.segments().map(|segment| {
+        let (offset, len) = segment.file_range();
+        (offset, len, segment.address())
+    });
+    let mut functions: Vec<(u64, u64, String)> = file
+        .symbols()
+        .chain(file.dynamic_symbols())
+        .filter(|symbol| symbol.kind() == SymbolKind::Text && symbol.is_definition())
+        .filter_map(|symbol| {
+            let name = symbol.name_bytes().ok().filter(|name| !name.is_empty())?;
+            let name = String::from_utf8_lossy(&name[..name.len().min(4 * LONGEST)]).into_owned();
+            Some((symbol.address(), symbol.size(), name))
+        })
+        .collect();
+    // Of several names for one place the one with a size comes last, and is found.
+    functions.sort();
+    functions.dedup_by_key(|(at, size, _)| (*at, *size));
+    Some(Table { functions, segments: segments.collect() })
+}
+
+/// Takes text up to a length.
+struct Bounded(String);
+
+impl fmt::Write for Bounded {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        if self.0.len() + text.len() > LONGEST {
+            return Err(fmt::Error);
+        }
+        self.0.push_str(text);
+        Ok(())
+    }
+}
+
+fn demangled(name: &str) -> String {
+    let mut out = Bounded(String::new());
+    if let Ok(rust) = rustc_demangle::try_demangle(name) {
+        if write!(out, "{rust:#}").is_ok() {
+            return out.0;
+        }
+    } else if name.starts_with("_Z")
+        && let Ok(symbol) = cpp_demangle::Symbol::new(name)
+        && symbol
+            .structured_demangle(&mut out, &cpp_demangle::DemangleOptions::new().no_params())
+            .is_ok()
+    {
+        return out.0;
+    }
+    crate::text::clip(name, LONGEST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        procfs,
+        profile::maps,
+        record::{Comm, profile::Process},
+    };
+
+    #[test]
+    fn names_are_read_as_people_write_them() {
+        for (mangled, name) in [
+            ("main", "main"),
+            ("_ZN3foo3barEi", "foo::bar"),
+            ("_ZN4core3fmt5write17h0123456789abcdefE", "core::fmt::write"),
+            ("_Znonsense", "_Znonsense"),
+            ("", ""),
+        ] {
+            assert_eq!(demangled(mangled), name);
+        }
+        let laughs = format!("_Z1f{}", "St6vectorIS_IS0_".repeat(60));
+        assert!(demangled(&laughs).len() <= 2 * LONGEST);
+    }
+
+    #[test]
+    fn a_function_of_this_process_has_its_name() {
+        let me = procfs::process(std::process::id()).unwrap();
+        let process =
+            Process { pid: me.pid, comm: Comm::default(), start_time: me.start_ticks * 10_000_000 };
+        let image = maps::parse(&fs::read_to_string("/proc/self/maps").unwrap());
+        let images = Images { process, images: vec![(Comm::default(), image.clone())] };
+        let here = a_function_of_this_process_has_its_name as fn() as usize as u64;
+        let found = Symbols::default().name(&images, &image, here);
+        assert!(found.name.ends_with("a_function_of_this_process_has_its_name"), "{found:?}");
+        assert!(found.module.unwrap().starts_with("forkscope"));
+        let nowhere = Symbols::default().name(&images, &image, 0x10);
+        assert_eq!((nowhere.name.as_str(), nowhere.module), ("[unknown]", None));
+    }
+
+    #[test]
+    fn what_is_no_program_has_no_names() {
+        assert!(table("/proc/self/maps".into()).is_none_or(|table| table.functions.is_empty()));
+        assert!(table("/dev/zero".into()).is_none());
+        assert!(table("/no/such/file".into()).is_none());
+    }
+}

@@ -498,7 +498,7 @@ impl<'a> Run<'a> {
                 raw.cow_unplaced,
                 "copied pages found no room among the mappings: they are in the totals alone",
             ),
-            (raw.cow_unstacked, "copy-on-write faults have no stack: the map of stacks is full"),
+            (raw.cow_unstacked, "copy-on-write faults are in no stack: there were too many different ones"),
             (
                 self.correlator.forgotten(),
                 "command lines were not remembered: some exits have no argv",

@@ -284,12 +284,12 @@ impl Text {
         }
         self.show_waiting(cow.child.pid, cow.child.start_time, out);
         let mut what = format!("{} pages copied", count(cow.copied()));
-        if cow.parent.copied > 0 && cow.child.copied > 0 {
-            let _ = write!(what, " ({} by the child)", count(cow.child.copied));
-        }
         let _ = write!(what, ", {}", bytes(cow.parent.copied_bytes + cow.child.copied_bytes));
         if let Some(stall) = cow.stall_ns() {
             let _ = write!(what, " · stalled {}", duration(stall));
+        }
+        if cow.parent.copied > 0 && cow.child.copied > 0 {
+            let _ = write!(what, " · {} by the child", count(cow.child.copied));
         }
         if cow.end == "open" {
             what.push_str(" · still open");

@@ -138,7 +138,7 @@ fn takes_over(recording: &Recording, truth: &Value) {
     let mut by_pid: BTreeMap<u64, Vec<&Value>> = BTreeMap::new();
     for record in recording.body() {
         let pid = match record.kind() {
-            "spawn" => record.at("child").number("pid"),
+            "spawn" | "cow" => record.at("child").number("pid"),
             _ => record.number("pid"),
         };
         by_pid.entry(pid).or_default().push(record);
@@ -155,10 +155,11 @@ fn takes_over(recording: &Recording, truth: &Value) {
                 kind => kind,
             })
             .collect();
-        let expected = ["fork", "thread", "end of a task", "exec", "end of the process"];
+        let expected = ["fork", "thread", "end of a task", "cow", "exec", "end of the process"];
         assert_eq!(story, expected, "{records:#?}");
-        let [_, thread, leader, exec, end] = records[..] else { unreachable!() };
+        let [_, thread, leader, ledger, exec, end] = records[..] else { unreachable!() };
         assert_eq!(leader.number("tid"), pid, "{leader}");
+        assert_eq!(ledger.text("end"), "exec", "{ledger}");
         assert_eq!(exec.at("old_tid"), thread.at("child.tid"), "{exec}");
         assert_eq!((exec.number("tid"), exec.text("comm")), (pid, "true"), "{exec}");
         assert_eq!((exec.text("mechanism"), end.text("mechanism")), ("fork", "fork"), "{exec}");

@@ -21,7 +21,7 @@ fn everything(rig: &Rig) -> Option<Recording> {
         wait
     "#;
     let words = ["sh".as_ref(), "-c".as_ref(), script.as_ref(), doors.as_os_str(), odd.as_os_str()];
-    let traced = rig.trace(&["--wait-all"]).command(words).run();
+    let traced = rig.trace(&["--wait-all", "--faults"]).command(words).run();
     traced.done.expect_code(0);
     traced.recording.expect_whole();
     Some(traced.recording)
@@ -32,7 +32,17 @@ fn every_type_of_record() {
     let Some(rig) = Rig::new() else { return };
     let Some(recording) = everything(&rig) else { return };
     let kinds: BTreeSet<_> = recording.all().iter().map(|record| record.kind()).collect();
-    let all = ["exec", "exit", "header", "spawn", "spawn_failure", "spawn_update", "summary"];
+    let all = [
+        "cow",
+        "cow_fault",
+        "exec",
+        "exit",
+        "header",
+        "spawn",
+        "spawn_failure",
+        "spawn_update",
+        "summary",
+    ];
     assert_eq!(kinds, BTreeSet::from(all));
     // What a consumer that knows only the published schema does.
     let validator = jsonschema(&published());

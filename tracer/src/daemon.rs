@@ -498,7 +498,10 @@ impl<'a> Run<'a> {
                 raw.cow_unplaced,
                 "copied pages found no room among the mappings: they are in the totals alone",
             ),
-            (raw.cow_unstacked, "copy-on-write faults are in no stack: there were too many different ones"),
+            (
+                raw.cow_unstacked,
+                "copy-on-write faults are in no stack: there were too many different ones",
+            ),
             (
                 self.correlator.forgotten(),
                 "command lines were not remembered: some exits have no argv",

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 
 mod apt;
+mod bench;
 mod ebpf;
 #[path = "../../tracer/build/object.rs"]
 mod object;
@@ -29,6 +30,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Measure what tracing costs the traced, against the budgets; needs root and a quiet machine.
+    Bench(bench::Options),
     /// Build the eBPF object from source and keep it in tracer/prebuilt/.
     Ebpf {
         /// Build it and compare it, bit for bit, with the one that is kept.
@@ -58,6 +61,7 @@ impl Arguments {
     fn run(self) -> Result<bool> {
         let root = root()?;
         match self.task {
+            Task::Bench(options) => bench::run(&root, &options),
             Task::Ebpf { check: false } => ebpf::update(&root).map(|()| true),
             Task::Ebpf { check: true } => ebpf::check(&root).map(|verdict| {
                 println!("{verdict}");

@@ -12,13 +12,14 @@ use forkscope_common::{
 use crate::{
     emit::{Cpu, add, count, gate_open, jiffies, now},
     filter::{self, Subject},
-    kernel::{Task, current, current_comm},
+    kernel::{Task, current, current_comm, opaque},
     maps::{FREE, LEDGERS, RANKS, SHARED, SPACES, TASKS},
     spawn::traced_task,
 };
 
-/// Ranks that one look for an open ledger goes down.
-const MOST_HOPS: u32 = 32;
+/// Ranks that one look for an open ledger goes down: so many children of a process may end one
+/// after the other, newest first, while it neither forks nor writes.
+const MOST_HOPS: u32 = 1024;
 /// Ledgers that a parent's end closes; those beyond end with their child.
 const MOST_CLOSED: u32 = 256;
 
@@ -55,9 +56,14 @@ fn next_generation() {
     }
 }
 
+/// No slot. (No `Option`, and hidden from LLVM: it would leave the value of a `None` unset
+/// and still copy it, which the verifier refuses.)
+pub const NO_SLOT: u32 = u32::MAX;
+
 /// The highest rank up to `rank` that has an open ledger, and its slot.
 #[inline(always)]
-pub fn newest(mm: u64, mut rank: u32) -> (u32, Option<u32>) {
+pub fn newest(mm: u64, mut rank: u32) -> (u32, u32) {
+    let mut found = opaque(NO_SLOT);
     let mut hops = 0;
     while hops < MOST_HOPS {
         if rank == 0 {
@@ -65,12 +71,13 @@ pub fn newest(mm: u64, mut rank: u32) -> (u32, Option<u32>) {
         }
         // SAFETY: the value is copied out at once.
         if let Some(slot) = unsafe { RANKS.get(Rank { mm, rank, reserved: 0 }) } {
-            return (rank, Some(*slot));
+            found = opaque(*slot);
+            break;
         }
         rank -= 1;
         hops += 1;
     }
-    (rank, None)
+    (rank, found)
 }
 
 /// `task_newtask`: the parent runs, the child does not yet. A program of its own beside the
@@ -123,6 +130,7 @@ pub fn made(child: Task, clone_flags: u64) {
 /// Opens a ledger.
 #[inline(always)]
 fn opened(cpu: Cpu, fork: &Fork<'_>) {
+    next_generation(); // whoever looks for the parent's newest ledger now does not keep it
     let fresh = Space { pid: fork.parent_pid, top: 0, own: 0, ended: 0, own_opened: 0, carried: 0 };
     if SPACES.get_ptr_mut(fork.parent_mm).is_none() {
         let _ = SPACES.insert(fork.parent_mm, fresh, 1);
@@ -157,10 +165,10 @@ fn opened(cpu: Cpu, fork: &Fork<'_>) {
         new.parent_pid = fork.parent_pid;
         new.child_pid = fork.child_pid;
         new.rank = rank;
-        new.overlapping = u32::from(older.is_some());
+        new.overlapping = u32::from(older != NO_SLOT);
         new.parent_comm = *fork.comm;
         new.child_comm = *fork.comm;
-        if let Some(older) = older
+        if older != NO_SLOT
             && let Some(older) = LEDGERS.get_ptr_mut(older)
         {
             // SAFETY: a live map element.

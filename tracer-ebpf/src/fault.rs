@@ -20,7 +20,7 @@ use forkscope_common::{
 };
 
 use crate::{
-    cow::{count_role, newest},
+    cow::{NO_SLOT, count_role, newest},
     emit::{Cpu, add, add_32, count, increment, jiffies, now},
     kernel::{
         Ptr, Task, config, current, forget, has, kernel_context, load, opaque, paging, paging::page,
@@ -57,6 +57,17 @@ fn number(cpu: Cpu, pointer: u64) -> u64 {
     }
 }
 
+#[inline(always)]
+fn same_generation(generation: u32) -> bool {
+    match SHARED.get_ptr(0) {
+        // SAFETY: a live map element.
+        Some(shared) => unsafe {
+            (&raw const (*shared).generation).read_volatile() as u32 == generation
+        },
+        None => false,
+    }
+}
+
 /// Takes a window for a task that it did not belong to.
 #[inline(always)]
 fn take_over(at: &mut Window, task: u64) {
@@ -79,26 +90,33 @@ fn resolve(at: &mut Window, mm: u64, generation: u32) {
     let Some(space) = SPACES.get_ptr_mut(mm) else { return };
     // SAFETY: a live map element.
     let (top, own, own_opened) = unsafe { ((*space).top, (*space).own, (*space).own_opened) };
-    let (mut found, mut role) = (None, 0);
+    let (mut found, mut role) = (NO_SLOT, 0);
     if top != 0 {
-        (_, found) = newest(mm, top);
-    }
-    if found.is_none() {
-        if own_opened != 0 {
-            found = Some(own);
+        let rank;
+        (rank, found) = newest(mm, top);
+        if rank != top && same_generation(generation) {
+            // The ranks above are closed: nobody need go there again.
+            // SAFETY: a live map element. Only a fork of this process raises it, which would
+            // have made another generation.
+            unsafe { (*space).top = if rank == 0 { 1 } else { rank } };
         }
-        if found.is_some() || top == 0 {
+    }
+    if found == NO_SLOT {
+        if own_opened != 0 {
+            found = own;
+        }
+        if own_opened != 0 || top == 0 {
             role = window::CHILD;
         }
     }
     at.slot = window::NO_LEDGER;
-    if let Some(slot) = found
-        && let Some(ledger) = LEDGERS.get_ptr(slot)
+    if found != NO_SLOT
+        && let Some(ledger) = LEDGERS.get_ptr(found)
     {
         // SAFETY: a live map element.
         let opened_at = unsafe { (*ledger).opened_at };
         if opened_at != 0 && (role == 0 || opened_at == own_opened) {
-            at.slot = slot;
+            at.slot = found;
             at.opened_at = opened_at;
         } else if top != 0 {
             role = 0;

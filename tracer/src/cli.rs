@@ -358,7 +358,7 @@ impl FilterFlags {
         let usage = |message: String| Err(Failure::new(Why::Usage, message));
         for &pid in &self.pid {
             if procfs::process(pid).is_none() {
-                return usage(format!("--pid {pid}: no such process; see ps -e"));
+                return usage(procfs::no_process(pid));
             }
         }
         for (name, n, most) in [

@@ -529,7 +529,8 @@ impl<'a> Run<'a> {
 /// Records that found no room in the ring, and runs that the kernel skipped.
 fn lost_in_kernel(raw: &Raw, live: &Live) -> u64 {
     let dropped: u64 = raw.stages.iter().map(|stage| stage.dropped).sum();
-    dropped + live.missed().values().sum::<u64>()
+    // A fork without a ledger is a record that there is not.
+    dropped + raw.cow_unledgered + live.missed().values().sum::<u64>()
 }
 
 /// Watches a descriptor, by a copy of its own.

@@ -81,8 +81,10 @@ pub struct CowDetail {
 }
 
 impl CowDetail {
-    /// System-wide, every page fault on the machine pays for being timed: one in sixteen.
-    pub const SAMPLED: Self = Self { period: 16, faults: false, places: false, stacks: false };
+    /// System-wide, every page fault on the machine pays for being timed: one in so many. A
+    /// prime: memory is written in powers of two, and a period that divides those would see
+    /// the same kind of fault every time.
+    pub const SAMPLED: Self = Self { period: 17, faults: false, places: false, stacks: false };
 }
 
 /// What is to be traced, and how.

@@ -49,10 +49,27 @@ pub fn processes() -> Vec<Stat> {
     numbered(proc).filter_map(|pid| stat_of(&proc.join(pid.to_string()))).collect()
 }
 
-/// A process, if it is there.
+/// A process, if it is there; not the task of one.
 #[must_use]
 pub fn process(pid: u32) -> Option<Stat> {
-    stat_of(&Path::new("/proc").join(pid.to_string()))
+    stat_of(&Path::new("/proc").join(pid.to_string())).filter(|_| process_of(pid) == Some(pid))
+}
+
+/// Why this is no process's pid, and what to do.
+#[must_use]
+pub fn no_process(pid: u32) -> String {
+    match process_of(pid) {
+        Some(process) => format!("--pid {pid}: a thread of process {process}; give that"),
+        None => format!("--pid {pid}: no such process; see ps -e"),
+    }
+}
+
+/// The process that a task belongs to, if it is there.
+#[must_use]
+pub fn process_of(tid: u32) -> Option<u32> {
+    let status =
+        fs::read_to_string(Path::new("/proc").join(tid.to_string()).join("status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()
 }
 
 /// The name of the process that started then, if it is still there.

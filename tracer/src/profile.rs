@@ -17,7 +17,7 @@ use crate::{
     procfs,
     record::{
         Distribution, Record, Summary, Time,
-        profile::{ByRole, Percentiles, Profile, Target as Whose},
+        profile::{ByRole, Fork, Percentiles, Profile, Stack, Target as Whose},
     },
     sink::{self, Ended, Target, Writer, json::Json},
     terminal,
@@ -134,6 +134,7 @@ pub fn run(flags: &cli::Profile) -> Result<u8, Failure> {
     };
     let ended = session.run(until, &mut audience);
     let Audience { mut writer, collector, watch } = audience;
+    let over = watch.over();
     let seen = watch.finish();
     let ending = match ended {
         Ok(ending) => ending,
@@ -148,6 +149,12 @@ pub fn run(flags: &cli::Profile) -> Result<u8, Failure> {
     let folded = match (folded, &named) {
         (Some(target), Some((stacks, _))) => write_folded(target, &stacks::folded(stacks)),
         _ => Ok(()),
+    };
+    let command_ran = !flags.command.is_empty() && ending.started.is_ok();
+    let whose = Whose {
+        found: seen.found || command_ran,
+        ended: over || command_ran && ending.code.is_some(),
+        ..whose
     };
     let profile = conclude(whose, collected, &seen, &ending, named, flags.forecast);
     let records =
@@ -211,8 +218,20 @@ fn whose(flags: &cli::Profile, whom: &Whom) -> Whose {
             Whom::Command => None,
         },
         command: (!flags.command.is_empty()).then_some(words),
+        children_before: children_of(whom),
         ..Whose::default()
     }
+}
+
+/// How many children what is to be watched has now.
+fn children_of(whom: &Whom) -> u64 {
+    let all = procfs::processes();
+    let watched = |pid: u32| match whom {
+        Whom::Pid(one) => pid == *one,
+        Whom::Comm(comm) => all.iter().any(|process| process.pid == pid && process.comm == *comm),
+        Whom::Command => false,
+    };
+    all.iter().filter(|process| watched(process.ppid)).count() as u64
 }
 
 /// Draws everything together.
@@ -221,7 +240,7 @@ fn conclude(
     collected: Collected,
     seen: &Seen,
     ending: &Ending,
-    stacks: Option<(Vec<crate::record::profile::Stack>, Vec<String>)>,
+    stacks: Option<(Vec<Stack>, Vec<String>)>,
     size: Option<u64>,
 ) -> Profile {
     let Collected { forks, left_out, mut forkers, others, without_copy, failures, curve } =
@@ -245,6 +264,13 @@ fn conclude(
     let machine = room::Machine::read(forkers.first().map(|forker| forker.pid));
     let mut notes = notes(summary, left_out);
     let stacks = stacks.map(|(mut stacks, broken)| {
+        let copied = |fork: &Fork| fork.parent_copied.unwrap_or(0) + fork.child_copied.unwrap_or(0);
+        let all: u64 = forks.iter().map(copied).sum();
+        let attributed: u64 = stacks.iter().map(|stack| stack.copied).sum();
+        if all > attributed && left_out == 0 {
+            stacks.push(Stack::missing(all - attributed));
+            stacks.sort_by_key(|stack| std::cmp::Reverse(stack.copied));
+        }
         notes.extend(broken);
         if stacks.len() > MOST_STACKS {
             notes.push(format!(

@@ -45,6 +45,8 @@ fn apt(arguments: &[&str]) -> bool {
         .arg("-q")
         .args(arguments)
         .env("DEBIAN_FRONTEND", "noninteractive")
+        // Servers are installed for tests that start their own: none is to run by itself.
+        .env("RUNLEVEL", "1")
         .status()
         .is_ok_and(|status| status.success())
 }

@@ -21,10 +21,14 @@ use crate::{
 };
 
 /// Programs that live tests trace, and the Debian packages that have them.
-const PROGRAMS: [(&str, &str); 6] = [
+const PROGRAMS: [(&str, &str); 10] = [
     ("gcc", "gcc"),
     ("make", "make"),
+    ("nginx", "nginx-light"),
     ("perf", "linux-perf"),
+    ("psql", "postgresql"),
+    ("python3", "python3"),
+    ("redis-benchmark", "redis-tools"),
     ("redis-server", "redis-server"),
     ("strace", "strace"),
     ("stress-ng", "stress-ng"),

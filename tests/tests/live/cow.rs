@@ -176,3 +176,28 @@ fn from_one_page_to_a_million() {
         check(&rig, &cow, &[], "parent", pages, "seq");
     }
 }
+
+/// Of many children at once the newest that is left takes the parent's faults, however many have
+/// gone before it.
+#[test]
+fn the_newest_that_is_left() {
+    const CHILDREN: usize = 100;
+    let Some(rig) = Rig::new() else { return };
+    let Some(many) = rig.program("many") else { return };
+    let words = [many.to_str().expect("a plain path"), &CHILDREN.to_string(), "40"];
+    let traced = rig.trace(&[]).command(words).run();
+    let truth = truth(&traced.done.expect_code(0).stdout);
+    let recording = traced.recording;
+    recording.expect_ledgers();
+    recording.expect_a_ledger_for_every_fork();
+    let children = truth.at("children").as_array().expect("a list");
+    assert_eq!(children.len(), CHILDREN);
+    for child in children {
+        let ledger = recording.of_kind("cow").find(|ledger| ledger.at("child.pid") == child);
+        let ledger = ledger.unwrap_or_else(|| panic!("no ledger of {child}"));
+        // A fork's own handful comes on top of the 40 pages.
+        let copied = ledger.number("parent.copied");
+        assert!((40..=40 + HANDFUL).contains(&copied), "{ledger}");
+        assert_eq!((ledger.text("end"), ledger.at("overlapping")), ("exit", &true.into()));
+    }
+}

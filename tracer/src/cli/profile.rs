@@ -103,7 +103,7 @@ impl Profile {
         if let Some(pid) = self.pid
             && procfs::process(pid).is_none()
         {
-            return usage(format!("--pid {pid}: no such process; see ps -e"));
+            return usage(procfs::no_process(pid));
         }
         if self.comm.as_ref().is_some_and(String::is_empty) {
             return usage("--comm \"\": a process name is not empty".into());

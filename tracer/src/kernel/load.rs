@@ -47,7 +47,7 @@ const MOST_TASKS: u32 = 1 << 18;
 const MOST_CGROUPS: u32 = 1 << 16;
 
 /// Ledgers that can be open at once.
-const MOST_LEDGERS: u32 = 4096;
+const MOST_LEDGERS: u32 = 8192;
 /// Blocks of copied pages that `profile` tells apart: 4 GiB of them.
 const MOST_PLACES: u32 = 1 << 16;
 /// Address spaces that can have taken part in forks at once.

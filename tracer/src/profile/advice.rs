@@ -33,7 +33,7 @@ fn advice(
 /// Everything that these figures advise.
 #[must_use]
 pub fn advise(profile: &Profile) -> Vec<Advice> {
-    let rules: [fn(&Profile) -> Option<Advice>; 10] = [
+    let rules: [fn(&Profile) -> Option<Advice>; 9] = [
         failures,
         fork_exec,
         what_to_mend,
@@ -43,7 +43,6 @@ pub fn advise(profile: &Profile) -> Vec<Advice> {
         dont_fork,
         headroom,
         overlapping,
-        idle_child,
     ];
     rules.into_iter().filter_map(|rule| rule(profile)).collect()
 }
@@ -301,39 +300,5 @@ fn overlapping(profile: &Profile) -> Option<Advice> {
         )
     })
 }
-
-/// A child that lives long after the last copy holds what was copied for nothing.
-fn idle_child(profile: &Profile) -> Option<Advice> {
-    let forks = profile.forks.iter().filter(|fork| fork.end == Some("exit"));
-    let idle: Vec<Fork> = forks
-        .filter(|fork| {
-            let last = fork.curve.last().map_or(0, |point| point.until_ns);
-            let shared = fork.shared_ns.unwrap_or(0);
-            shared > 10_000_000_000 && last.saturating_mul(4) < shared
-        })
-        .cloned()
-        .collect();
-    let held = median(&idle, |fork| fork.copied_bytes).filter(|&held| held >= 10_000_000)?;
-    let shared = median(&idle, |fork| fork.shared_ns)?;
-    let last = median(&idle, |fork| fork.curve.last().map(|point| point.until_ns))?;
-    Some(advice(
-        "idle_child",
-        format!(
-            "in {} the last page was copied within {}, yet the child shared memory for {}: it kept \
-             {} twice for that long. If its work was done, let it end sooner",
-            plural(idle.len() as u64, "fork"),
-            duration(last),
-            duration(shared),
-            bytes(held)
-        ),
-        [
-            ("forks", idle.len() as f64),
-            ("last_copy_ns", last as f64),
-            ("shared_ns", shared as f64),
-            ("copied_bytes", held as f64),
-        ],
-    ))
-}
-
 #[cfg(test)]
 mod tests;

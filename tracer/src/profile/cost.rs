@@ -13,6 +13,8 @@ const ENOUGH: usize = 3;
 const DISTINCT: f64 = 1.2;
 /// Below this much memory what a call costs anyhow outweighs what memory adds.
 const LARGE: u64 = 32 << 20;
+/// Less of the variance explained by size, and a fit says nothing.
+const EXPLAINED: f64 = 0.5;
 /// So far beyond what was seen a proportional fit is trusted.
 const TRUSTED: f64 = 2.0;
 
@@ -57,26 +59,31 @@ pub fn cost(forks: &[Fork]) -> Answer<Cost> {
     let (against, points) = points(forks);
     if points.len() < ENOUGH {
         return refuse(format!(
-            "{} forks of known size and duration: {ENOUGH} are needed; profile for longer",
-            points.len()
+            "{} of known size and duration: {ENOUGH} are needed; profile for longer",
+            crate::text::plural(points.len() as u64, "fork")
         ));
     }
     let sizes = points.iter().map(|&(size, _)| size);
     let smallest = sizes.clone().min().unwrap_or(0);
     let largest = sizes.max().unwrap_or(0);
+    let least = if against == "rss" { LARGE } else { LARGE / 512 };
+    if largest < least {
+        return refuse(
+            "the parent is so small that what a fork costs anyhow outweighs what its memory \
+             adds; profile it with more memory",
+        );
+    }
     let fit = if largest as f64 >= smallest as f64 * DISTINCT {
         linear(&points)
     } else {
-        let least = if against == "rss" { LARGE } else { LARGE / 512 };
-        if largest < least {
-            return refuse(
-                "the parent is so small that what a fork costs anyhow outweighs what its memory \
-                 adds; profile it with more memory",
-            );
-        }
         Some(proportional(&points))
     };
     match fit {
+        Some(Cost { r_squared: Some(explained), .. }) if explained < EXPLAINED => refuse(format!(
+            "the parent's memory explains {:.0} % of how the calls differ: too little for a fit; \
+             profile at sizes further apart, or on a quieter machine",
+            explained * 100.0
+        )),
         Some(fit) if fit.ms_per_gib > 0.0 => Answer::Known(Cost {
             against,
             forks: points.len() as u64,

@@ -34,7 +34,7 @@ fn rows() -> Vec<Row> {
     vec![
         row("frozen in fork", |f| f.latency_ns, duration),
         row("  of it copying memory", |f| f.copy_ns, duration),
-        Row { remark: per_gib, ..row("parent's memory", |f| f.parent_rss_bytes, memory) },
+        row("parent's memory", |f| f.parent_rss_bytes, memory),
         row("page tables copied", |f| f.parent_page_table_bytes, bytes),
         row("mappings", |f| f.parent_vmas.map(u64::from), count),
         row("threads", |f| f.parent_threads.map(u64::from), count),
@@ -51,21 +51,13 @@ fn rows() -> Vec<Row> {
             remark: |profile| total(profile, |f| f.child_copied),
             ..row("pages copied, child", |f| f.child_copied, count)
         },
-        optional(row("written, not copied", |f| Some(f.parent_reused? + f.child_reused?), count)),
+        optional(row("written only, parent", |f| f.parent_reused, count)),
+        optional(row("written only, child", |f| f.child_reused, count)),
         Row { remark: faults, ..row("stalled by faults", |f| f.parent_stall_ns, duration) },
         optional(row("the child by its own", |f| f.child_stall_ns, duration)),
         optional(row("huge pages split", |f| f.huge_splits, count)),
         row("extra memory at peak", |f| f.peak_extra_bytes, bytes),
     ]
-}
-
-/// The median fork's time for its parent's memory.
-fn per_gib(profile: &Profile) -> String {
-    let rate = over(&profile.forks, |fork| {
-        let rss = fork.parent_rss_bytes.filter(|&rss| rss >= 32 << 20)?;
-        Some((fork.latency_ns? as f64 * (1_u64 << 30) as f64 / rss as f64) as u64)
-    });
-    rate.map_or_else(String::new, |rate| format!("{} per GiB", duration(rate.p50_ns)))
 }
 
 fn total(profile: &Profile, of: fn(&Fork) -> Option<u64>) -> String {

@@ -72,6 +72,8 @@ pub struct Seen {
     pub images: Vec<Images>,
     /// Huge pages of the largest of them.
     pub huge: Option<HugePages>,
+    /// Whether a process to watch was ever there.
+    pub found: bool,
 }
 
 /// The thread.
@@ -182,6 +184,7 @@ impl Watcher {
         };
         self.living = pids.iter().filter_map(|process| Living::of(process.pid)).collect();
         self.living.retain(|process| !process.ended());
+        self.seen.found |= !self.living.is_empty();
         self.name = match (&self.whom, pids.as_slice()) {
             (Whom::Comm(comm), [] | [_, _, ..]) => visible(comm),
             (_, [process, ..]) => format!("{}[{}]", visible(&process.comm), process.pid),

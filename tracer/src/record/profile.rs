@@ -64,6 +64,12 @@ pub struct Target {
     pub processes: Vec<Forker>,
     /// More of them.
     pub processes_left_out: u64,
+    /// Children that were there before: what is copied for those is not counted.
+    pub children_before: u64,
+    /// Whether a process to watch was ever there; of a COMMAND, whether it could be run.
+    pub found: bool,
+    /// Watching ended because all of them had.
+    pub ended: bool,
 }
 
 /// A process that forked.
@@ -356,6 +362,15 @@ pub struct Stack {
     pub copied: u64,
     /// Time in those that were timed.
     pub timed_ns: u64,
+}
+
+impl Stack {
+    /// Pages whose stack could not be kept: there were too many different ones.
+    #[must_use]
+    pub fn missing(copied: u64) -> Self {
+        let frames = vec!["[no stack kept]".to_string()];
+        Self { comm: String::new(), frames, faults: 0, copied, timed_ns: 0 }
+    }
 }
 
 /// Something to do, with the figures it rests on.

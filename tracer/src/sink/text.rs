@@ -283,10 +283,16 @@ impl Text {
             return;
         }
         self.show_waiting(cow.child.pid, cow.child.start_time, out);
-        let mut what = format!("{} pages copied", count(cow.copied()));
-        let _ = write!(what, ", {}", bytes(cow.parent.copied_bytes + cow.child.copied_bytes));
-        if let Some(stall) = cow.stall_ns() {
-            let _ = write!(what, " · stalled {}", duration(stall));
+        let size = bytes(cow.parent.copied_bytes + cow.child.copied_bytes);
+        let mut what = if self.layout.narrow() {
+            format!("{size} copied")
+        } else {
+            format!("{} pages copied, {size}", count(cow.copied()))
+        };
+        // Of a side with a few faults, none may have been timed.
+        let stalls = [cow.parent.stall_ns, cow.child.stall_ns];
+        if stalls.iter().any(Option::is_some) {
+            let _ = write!(what, " · stalled {}", duration(stalls.iter().flatten().sum()));
         }
         if cow.parent.copied > 0 && cow.child.copied > 0 {
             let _ = write!(what, " · {} by the child", count(cow.child.copied));
@@ -330,6 +336,12 @@ impl Text {
         let worse = |state: &str| state == "degraded" || state == "missing";
         let degraded = header.measures.values().filter(|m| worse(m.state)).count();
         let measured = match degraded {
+            0 if !["spawn", "latency", "exec", "exit", "cow"]
+                .iter()
+                .all(|key| header.measures.contains_key(key)) =>
+            {
+                "a part measured".to_string()
+            }
             0 => "all measured".to_string(),
             n => format!("{} degraded or missing: see forkscope doctor", count(n as u64)),
         };

@@ -1,6 +1,6 @@
 use super::*;
 use crate::record::{
-    Address, CurvePoint,
+    Address,
     profile::{ByRole, CgroupRoom, Headroom, HugePages, Mapping},
 };
 
@@ -46,14 +46,6 @@ fn each_piece_needs_its_figures() {
     check(each(|fork| fork.overlapping = true), &["overlapping"]);
     check(|profile| profile.failures = [("ENOMEM".into(), 3)].into(), &["enomem"]);
     check(|profile| profile.failures = [("EAGAIN".into(), 3)].into(), &[]);
-    let long = CurvePoint { until_ns: 64_000_000, parent_copied: 2500, child_copied: 0 };
-    check(
-        each(|fork| {
-            fork.curve = vec![long];
-            (fork.shared_ns, fork.copied_bytes) = (Some(60_000_000_000), Some(20_000_000));
-        }),
-        &["idle_child"],
-    );
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::{
     profile::advice::over,
-    record::profile::{Headroom, Mapping, Profile},
+    record::profile::{Fork, Headroom, Mapping, Profile},
     text::{bytes, count, duration, plural, visible},
 };
 
@@ -51,17 +51,23 @@ pub fn headline(profile: &Profile, name: &str) -> String {
         ),
     };
     let faults = over(forks, |fork| Some(fork.parent_copied? + fork.parent_reused?));
-    let stall = over(forks, |fork| fork.parent_stall_ns);
-    match (faults, stall) {
+    // Of one fork, the one whose stall is the median: medians of each would be of different ones.
+    let mut stalls: Vec<(u64, u64)> = forks
+        .iter()
+        .filter_map(|f| Some((f.parent_stall_ns?, f.parent_copied? + f.parent_reused?)))
+        .collect();
+    stalls.sort_unstable();
+    match (faults, stalls.get(stalls.len().saturating_sub(1) / 2)) {
         (Some(faults), _) if faults.max_ns == 0 => text.push_str("; it slowed none of its writes."),
-        (Some(faults), Some(stall)) if faults.p50_ns > 0 => {
-            let each = duration(stall.p50_ns / faults.p50_ns);
-            let writes = plural(faults.p50_ns, "write");
-            let _ = write!(
-                text,
-                ", then slowed {writes} by {each} each: {} more.",
-                duration(stall.p50_ns)
-            );
+        (Some(_), Some(&(stall, writes))) if writes > 0 => {
+            let each = duration(stall / writes);
+            let writes = plural(writes, "write");
+            let _ = write!(text, ", then slowed {writes} by {each} each: {} more", duration(stall));
+            let worst = stalls.last().map_or(0, |worst| worst.0);
+            if worst > stall {
+                let _ = write!(text, " (worst {})", duration(worst));
+            }
+            text.push('.');
         }
         (Some(faults), _) => {
             let _ =
@@ -69,9 +75,12 @@ pub fn headline(profile: &Profile, name: &str) -> String {
         }
         (None, _) => text.push_str("; what was copied after it was not measured."),
     }
-    let peak = over(forks, |fork| fork.peak_extra_bytes);
-    if let Some(peak) = peak {
-        let _ = write!(text, " It took {} of extra memory at its peak.", bytes(peak.max_ns));
+    if let Some((peak, together)) = peak(forks) {
+        let _ = write!(text, " It took {} of extra memory at its peak", bytes(peak));
+        if together > 1 {
+            let _ = write!(text, ", {together} children at once");
+        }
+        text.push('.');
     }
     let execs = forks.iter().filter(|fork| fork.end == Some("exec")).count();
     if execs > 0 {
@@ -83,6 +92,29 @@ pub fn headline(profile: &Profile, name: &str) -> String {
         let _ = write!(text, " {share} {children} only ran another program.");
     }
     text
+}
+
+/// The most extra memory at a time: of all children that shared memory then. What each took is
+/// counted from its fork on, which is more than it had at first.
+fn peak(forks: &[Fork]) -> Option<(u64, usize)> {
+    let mut changes: Vec<(i64, i64)> = Vec::new();
+    for fork in forks {
+        let extra = i64::try_from(fork.peak_extra_bytes?).ok()?;
+        let until = fork.time.0.saturating_add_unsigned(fork.shared_ns.unwrap_or(0));
+        // At the same instant ends come first.
+        changes.extend([(fork.time.0, extra), (until, -extra)]);
+    }
+    changes.sort_unstable();
+    let (mut now, mut open, mut most) = (0, 0, None);
+    for (_, change) in changes {
+        now += change;
+        open = if change >= 0 { open + 1 } else { open - 1 };
+        if most.is_none_or(|(peak, _)| now > peak) {
+            most = Some((now, open));
+        }
+    }
+    let (peak, together) = most?;
+    Some((u64::try_from(peak).ok()?, usize::try_from(together).ok()?))
 }
 
 fn nothing(profile: &Profile, name: &str) -> String {
@@ -97,10 +129,30 @@ fn nothing(profile: &Profile, name: &str) -> String {
     if !failed.is_empty() {
         let _ = write!(text, "; calls that failed: {}", failed.join(", "));
     }
-    text.push_str(
+    let children = profile.target.children_before;
+    if children > 0 {
+        let _ = write!(
+            text,
+            ". {} of it from before watching: what is copied for those is not counted",
+            if children == 1 {
+                "There is a child".into()
+            } else {
+                format!("There are {} children", count(children))
+            }
+        );
+    }
+    text.push_str(if !profile.target.found {
+        if profile.target.command.is_some() {
+            ". It could not be run."
+        } else {
+            ". No process of that name was there: see ps -e for what it is called."
+        }
+    } else if profile.target.ended {
+        ". It has ended."
+    } else {
         ". There is nothing to profile: watch for longer, or while it saves, spawns or restarts \
-         workers. forkscope trace shows everything that is made.",
-    );
+         workers. forkscope trace shows everything that is made."
+    });
     text
 }
 
@@ -134,6 +186,8 @@ pub fn curve(profile: &Profile, width: usize) -> Option<String> {
     if total == 0 {
         return None;
     }
+    let lives = profile.forks.iter().filter_map(|fork| fork.shared_ns);
+    let longest_life = lives.max().unwrap_or(u64::MAX);
     let mut sum = 0;
     let mut marks: Vec<(u64, f64)> = Vec::new();
     for point in &profile.curve {
@@ -141,7 +195,7 @@ pub fn curve(profile: &Profile, width: usize) -> Option<String> {
         let share = sum as f64 / total as f64;
         let wanted = [0.25, 0.75, 1.0].get(marks.len()).copied().unwrap_or(2.0);
         if share >= wanted || sum == total {
-            marks.push((point.until_ns, share));
+            marks.push((point.until_ns.min(longest_life), share));
             if sum == total {
                 break;
             }

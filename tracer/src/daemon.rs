@@ -19,7 +19,7 @@ use crate::{
     decode::{Event, decode},
     failure::{Failure, Why},
     kernel::{
-        backend::{Measurement, assess, choose, sees_calls, sees_cow},
+        backend::{COW_FAULT, Measurement, assess, choose, sees_calls, sees_cow},
         cgroups::Cgroups,
         clock_ns,
         host::Host,
@@ -212,11 +212,12 @@ impl Session {
         Ok(())
     }
 
-    /// Switches the programs on.
+    /// Switches the programs on; fallbacks that this had to take.
     ///
     /// # Errors
     /// When the kernel refuses one.
-    pub fn attach(&mut self) -> Result<(), Failure> {
+    pub fn attach(&mut self) -> Result<Vec<String>, Failure> {
+        let before = self.live.notes().len();
         let mut followed = HashSet::new();
         let existing = self.plan.filters.follow && !self.plan.command_only;
         if existing {
@@ -229,7 +230,13 @@ impl Session {
         }
         self.live.begin()?;
         self.began = Instant::now();
-        Ok(())
+        let notes = self.live.notes()[before..].to_vec();
+        if !self.live.times_faults() {
+            for m in self.measurements.iter_mut().filter(|m| m.key == COW_FAULT) {
+                m.miss(notes.last().cloned().unwrap_or_default());
+            }
+        }
+        Ok(notes)
     }
 
     /// Passes events on until something in `until` says stop.

@@ -177,7 +177,9 @@ pub fn run() -> Result<u8, Failure> {
         shown: HashSet::new(),
     };
     audience.show(&session.header());
-    session.attach()?;
+    for text in session.attach()? {
+        trace::note(&text);
+    }
     let until = Until { command: Some(command), signals: Some(signals), ..Until::default() };
     let Ending { summary, code, until, started, .. } = session.run(until, &mut audience)?;
     started?;

@@ -118,7 +118,9 @@ pub fn run(flags: &cli::Profile) -> Result<u8, Failure> {
     if let Some(command) = &command {
         session.follow(command.pid())?;
     }
-    session.attach()?;
+    for text in session.attach()? {
+        note(&text);
+    }
     // A command writes to the terminal itself.
     let progress = if command.is_none() { terminal::layout(2).width } else { None };
     let watch = Watch::start(whom, progress)

@@ -61,7 +61,9 @@ pub fn run(flags: &Trace) -> Result<u8, Failure> {
     if let Some(command) = &command {
         session.follow(command.pid())?;
     }
-    session.attach()?;
+    for text in session.attach()? {
+        note(&text);
+    }
     // Only now, so that whoever waits for it misses nothing.
     writer.send_always(vec![session.header()]);
     let until = Until {

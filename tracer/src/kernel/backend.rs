@@ -64,6 +64,13 @@ impl Measurement {
         Self { key, title, by: by.into(), state: State::Ok, why: None, mend: None, period: None }
     }
 
+    /// Found out on trying: it cannot be had.
+    pub fn miss(&mut self, why: String) {
+        (self.state, self.period) = (State::Missing, None);
+        self.by = String::new();
+        self.why = Some(why);
+    }
+
     fn note(mut self, why: impl Into<String>) -> Self {
         self.why = Some(why.into());
         self
@@ -129,6 +136,9 @@ pub fn choose(host: &Host, plan: &Plan) -> Result<Backend, Failure> {
     }
     Ok(Backend::Tracepoint)
 }
+
+/// The key of how long copy-on-write faults take.
+pub const COW_FAULT: &str = "cow_fault";
 
 /// What copy-on-write is counted by.
 const COW: [&str; 4] = ["page_fault_user", "page_fault_kernel", "mm_page_alloc", "exit_mmap"];
@@ -375,7 +385,7 @@ fn cow(host: &Host) -> Measurement {
 
 fn cow_latency(host: &Host, period: u32) -> Measurement {
     let mut by = Measurement::new(
-        "cow_fault",
+        COW_FAULT,
         "COW fault latency",
         format!("page_fault_* → perf software event page-faults-min, 1 in {period}"),
     );

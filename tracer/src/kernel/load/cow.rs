@@ -71,11 +71,20 @@ impl Live {
             .collect();
         match events {
             Ok(events) => self.events.extend(events),
-            Err(error) => self.notes.push(format!(
-                "copy-on-write faults are not timed: perf_event_open for minor faults: {error}"
-            )),
+            Err(error) => {
+                self.features &= !feature::COW_LATENCY;
+                self.notes.push(format!(
+                    "copy-on-write faults are not timed: perf_event_open for minor faults: {error}"
+                ));
+            }
         }
         Ok(())
+    }
+
+    /// Whether faults are timed, if they were to be.
+    #[must_use]
+    pub fn times_faults(&self) -> bool {
+        self.features & (feature::COW | feature::COW_LATENCY) != feature::COW
     }
 
     /// Copied pages by place, once the programs are detached: a map syscall disturbs them.

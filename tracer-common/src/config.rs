@@ -294,8 +294,6 @@ pub struct Config {
     pub hugetlb_type: u32,
     /// Width of a physical address, bits.
     pub physical_bits: u32,
-    /// GiB of physical address space in use, rounded up.
-    pub physical_gib: u32,
 }
 
 impl Config {
@@ -326,7 +324,6 @@ impl Config {
         word_type: 0,
         hugetlb_type: MISSING,
         physical_bits: 0,
-        physical_gib: 0,
     };
 }
 
@@ -338,7 +335,7 @@ impl Syscalls {
 
 const FIELDS: usize = size_of::<Offsets>() / 4;
 const _: () = assert!(
-    size_of::<Config>() == (MAX_CGROUPS + MAX_HIERARCHIES) * 8 + FIELDS * 4 + 2 * 5 * 4 + 21 * 4,
+    size_of::<Config>() == (MAX_CGROUPS + MAX_HIERARCHIES) * 8 + FIELDS * 4 + 2 * 5 * 4 + 20 * 4,
     "Config has padding: add or take a field"
 );
 // SAFETY: `repr(C)`, integers only, and the assertion above proves that there is no padding.

@@ -363,14 +363,6 @@ pub struct Paid {
 
 const LEDGER_HEAD: usize = 16 + 6 * 8 + 2 * COMM_LEN + 6 * 4 + 8;
 
-macro_rules! plain {
-    ($($type:ty = $size:expr),+ $(,)?) => { $(
-        // SAFETY: `repr(C)`, integers only, and the assertion below proves that there is no padding.
-        unsafe impl Plain for $type {}
-        const _: () = assert!(size_of::<$type>() == $size);
-    )+ };
-}
-
 plain! {
     Role = 6 * 8 + CURVE * 4 + 14 * 4,
     Ledger = LEDGER_HEAD + ROLES * 192 + ROLES * BUCKETS * 4 + 14 * 4,

@@ -382,14 +382,6 @@ pub const fn cgroup_id(hierarchy: u32, node: u64) -> u64 {
     (hierarchy as u64) << 56 | (node & ((1 << 56) - 1))
 }
 
-macro_rules! plain {
-    ($($type:ty = $size:expr),+ $(,)?) => { $(
-        // SAFETY: `repr(C)`, integers only, and the assertion below proves that there is no padding.
-        unsafe impl Plain for $type {}
-        const _: () = assert!(size_of::<$type>() == $size);
-    )+ };
-}
-
 plain! {
     Header = 2 + 2 + 4 + 8,
     Spawn = 16 + 7 * 8 + COMM_LEN + 8 * 4 + 8,

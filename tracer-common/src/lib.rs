@@ -6,6 +6,15 @@
 //! `bpfel-unknown-none` and for the host, and tested on the host.
 #![no_std]
 
+/// Implements [`Plain`] for types of these sizes.
+macro_rules! plain {
+    ($($type:ty = $size:expr),+ $(,)?) => { $(
+        // SAFETY: `repr(C)`, integers only, and the assertion below proves that there is no padding.
+        unsafe impl Plain for $type {}
+        const _: () = assert!(size_of::<$type>() == $size);
+    )+ };
+}
+
 pub mod config;
 pub mod cow;
 pub mod event;

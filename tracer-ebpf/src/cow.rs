@@ -3,7 +3,6 @@
 
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_uid_gid};
 use forkscope_common::{
-    config::task,
     cow::{CHILD, CURVE, ENOUGH_TIMED, LEDGER_CORE, Ledger, PARENT, Rank, Space, end},
     event::{COMM_LEN, Kind},
     mechanism::{Evidence, Mechanism, flag},
@@ -14,7 +13,7 @@ use crate::{
     filter::{self, Subject},
     kernel::{Task, current, current_comm, opaque},
     maps::{FREE, LEDGERS, RANKS, SHARED, SPACES, TASKS},
-    spawn::traced_task,
+    spawn::{is_followed, traced_task},
 };
 
 /// Ranks that one look for an open ledger goes down: so many children of a process may end one
@@ -99,11 +98,7 @@ pub fn made(child: Task, clone_flags: u64) {
     let child_pid = child.pid();
     let uid = bpf_get_current_uid_gid() as u32;
     let comm = current_comm();
-    let followed = match TASKS.get_ptr_mut(tid) {
-        // SAFETY: a live map element of the current task, which nobody else writes.
-        Some(state) => unsafe { (*state).flags & task::FOLLOWED != 0 },
-        None => false,
-    };
+    let followed = is_followed(TASKS.get_ptr_mut(tid));
     let verdict = filter::judge(&Subject { pid, uid, comm, task: parent, css_set, followed });
     // With memory of its own it can be nothing else.
     let evidence =

@@ -398,7 +398,7 @@ fn find_countdown(cpu: Cpu, context: *mut core::ffi::c_void) {
     // SAFETY: a live map element.
     unsafe {
         if (*own).countdown_at == 0 {
-            let event = Ptr::new(kernel_context(context)).at(event);
+            let event = Ptr::new(kernel_context(context)).pointer(event);
             (*own).countdown_at = number(cpu, event.address()).wrapping_add(left);
         }
     }

@@ -67,12 +67,6 @@ impl Ptr {
         self.0 as u64
     }
 
-    /// A pointer field at a fixed offset of a typed pointer.
-    #[inline(always)]
-    pub fn at(self, offset: u32) -> Ptr {
-        self.pointer(offset)
-    }
-
     #[inline(always)]
     pub fn is_null(self) -> bool {
         self.0.is_null()
@@ -104,8 +98,9 @@ impl Ptr {
         unsafe { bpf_probe_read_kernel(self.0.wrapping_add(offset as usize).cast::<T>()) }.ok()
     }
 
+    /// A pointer field at a fixed offset of a typed pointer.
     #[inline(always)]
-    fn pointer(self, offset: u32) -> Ptr {
+    pub fn pointer(self, offset: u32) -> Ptr {
         Self(self.field::<*const u8>(offset).unwrap_or(core::ptr::null()))
     }
 }

@@ -35,6 +35,16 @@ pub fn state_of(cpu: Cpu, tid: u32) -> Option<*mut TaskState> {
     TASKS.get_ptr_mut(tid)
 }
 
+/// Whether a task of this state is followed.
+#[inline(always)]
+pub fn is_followed(state: Option<*mut TaskState>) -> bool {
+    match state {
+        // SAFETY: a live map element of the current task, which nobody else writes.
+        Some(state) => unsafe { (*state).flags & task::FOLLOWED != 0 },
+        None => false,
+    }
+}
+
 /// `task_newtask`: the parent runs, the child does not yet.
 #[inline(always)]
 pub fn made(child: Task, clone_flags: u64) {
@@ -79,11 +89,7 @@ pub fn made(child: Task, clone_flags: u64) {
     let state = TASKS.get_ptr_mut(tid);
     let uid = bpf_get_current_uid_gid() as u32;
     let comm = current_comm();
-    let followed = match state {
-        // SAFETY: a live map element of the current task, which nobody else writes.
-        Some(state) => unsafe { (*state).flags & task::FOLLOWED != 0 },
-        None => false,
-    };
+    let followed = is_followed(state);
     let verdict = filter::judge(&Subject { pid, uid, comm, task: parent, css_set, followed });
     let recorded = open && has(feature::SPAWN) && verdict.passes && filter::mechanism(mechanism);
     if open && !recorded {
@@ -267,11 +273,7 @@ pub fn call_returned(door: Door, ret: i64) {
             unsafe { (*state).call_at = 0 };
         }
         if !restarts(ret) {
-            let followed = match state {
-                // SAFETY: as above.
-                Some(state) => unsafe { (*state).flags & task::FOLLOWED != 0 },
-                None => false,
-            };
+            let followed = is_followed(state);
             failed(cpu, pid, tid, door, -ret as u32, followed);
         }
         return;

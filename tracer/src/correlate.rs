@@ -40,7 +40,7 @@ const MOST_ARGV_BYTES: usize = 16 << 20;
 /// Control groups whose path is remembered.
 const MOST_CGROUPS: usize = 1 << 16;
 /// What /proc counts start times in, nanoseconds (`USER_HZ` is 100 everywhere).
-const TICK: u64 = 10_000_000;
+pub const TICK: u64 = 10_000_000;
 
 /// Monotonic time to the calendar's, as it stands now.
 #[derive(Clone, Copy, Debug, Default)]

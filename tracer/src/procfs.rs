@@ -4,7 +4,10 @@ use std::{collections::HashMap, fs, path::Path};
 
 use forkscope_common::event::COMM_LEN;
 
-use crate::{correlate::Known, record::Argv};
+use crate::{
+    correlate::{Known, TICK},
+    record::Argv,
+};
 
 /// What `/proc/PID/stat` says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,8 +78,6 @@ pub fn process_of(tid: u32) -> Option<u32> {
 /// The name of the process that started then, if it is still there.
 #[must_use]
 pub fn comm_of(pid: u32, start: u64) -> Option<[u8; COMM_LEN]> {
-    /// What /proc counts start times in, nanoseconds.
-    const TICK: u64 = 10_000_000;
     let dir = Path::new("/proc").join(pid.to_string());
     let name = fs::read(dir.join("comm")).ok()?;
     stat_of(&dir).filter(|stat| stat.start_ticks == start / TICK)?;

@@ -3,10 +3,7 @@
 //! Records stream as in `trace`; beside them they are collected ([`collect`]) and the processes
 //! that fork are looked after ([`watch`]). At the end all of it is drawn together here.
 
-use std::{
-    io::Write as _,
-    os::fd::{AsRawFd as _, RawFd},
-};
+use std::io::Write as _;
 
 use crate::{
     cli::{self, Format},
@@ -21,7 +18,7 @@ use crate::{
     },
     sink::{self, Ended, Target, Writer, json::Json},
     terminal,
-    trace::{note, signals},
+    trace::{note, outcome, signals, target},
 };
 
 pub mod advice;
@@ -89,7 +86,7 @@ pub fn run(flags: &cli::Profile) -> Result<u8, Failure> {
     let comm = plan.filters.comms.first().cloned();
     let mut session = Session::load(plan)?;
     let folded = flags.folded().map(|path| folded_file(path)).transpose()?;
-    let (target, fd) = target(flags)?;
+    let (target, fd) = target(flags.output.as_deref(), !flags.command.is_empty())?;
     // While this process has one thread: a fork is safe then.
     let command = if flags.command.is_empty() {
         None
@@ -166,33 +163,7 @@ pub fn run(flags: &cli::Profile) -> Result<u8, Failure> {
         Ended::Well | Ended::Closed => folded,
         Ended::Badly(failure) => Err(failure),
     };
-    ending.started?;
-    let Until { command: Some(mut command), signals: Some(signals), .. } = ending.until else {
-        return written.map(|()| 0);
-    };
-    if let Err(failure) = written {
-        // The command's exit code is what scripts wait for; the failure is still said.
-        let _ = writeln!(std::io::stderr(), "forkscope: {failure}");
-    }
-    Ok(ending.code.unwrap_or_else(|| {
-        note("watching has ended; the command goes on, and its exit code is waited for");
-        command.outlast(&signals)
-    }))
-}
-
-/// Where records go, as in `trace`.
-fn target(flags: &cli::Profile) -> Result<(Target, RawFd), Failure> {
-    match &flags.output {
-        Some(path) if path.as_os_str() == "-" => Ok((Target::Stdout, 1)),
-        Some(path) => {
-            let target = Target::create(path)?;
-            let Target::File(file, _) = &target else { return Ok((target, -1)) };
-            let fd = file.as_raw_fd();
-            Ok((target, fd))
-        }
-        None if flags.command.is_empty() => Ok((Target::Stdout, 1)),
-        None => Ok((Target::Stderr, 2)),
-    }
+    outcome(ending.started, ending.until, ending.code, written, "watching")
 }
 
 fn folded_file(path: &std::path::Path) -> Result<Target, Failure> {

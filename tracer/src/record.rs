@@ -8,7 +8,7 @@ mod cow;
 pub mod profile;
 mod value;
 
-pub use self::cow::{CowFault, CowLatency, CowSide, CurvePoint, Ledger};
+pub use self::cow::{CowFault, CowLatency, CowSide, CurvePoint, Ledger, PAGE};
 pub use self::value::{Address, Argv, Bytes, CloneFlags, Comm, Time, errno_name, signal_name};
 
 /// The version of everything in this file.

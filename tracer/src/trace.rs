@@ -3,6 +3,7 @@
 use std::{
     io::Write as _,
     os::fd::{AsRawFd as _, RawFd},
+    path::Path,
 };
 
 use crate::{
@@ -47,7 +48,7 @@ pub fn run(flags: &Trace) -> Result<u8, Failure> {
     let plan = flags.plan()?;
     let signals = signals(plan.command_only)?;
     let mut session = Session::load(plan)?;
-    let (target, fd) = target(flags)?;
+    let (target, fd) = target(flags.output.as_deref(), !flags.command.is_empty())?;
     // While this process has one thread: a fork is safe then.
     let command = if flags.command.is_empty() {
         None
@@ -85,23 +86,15 @@ pub fn run(flags: &Trace) -> Result<u8, Failure> {
         Ended::Well | Ended::Closed => Ok(()),
         Ended::Badly(failure) => Err(failure),
     };
-    ending.started?;
-    let Until { command: Some(mut command), signals: Some(signals), .. } = ending.until else {
-        return written.map(|()| 0);
-    };
-    if let Err(failure) = written {
-        // The command's exit code is what scripts wait for; the failure is still said.
-        let _ = writeln!(std::io::stderr(), "forkscope: {failure}");
-    }
-    Ok(ending.code.unwrap_or_else(|| {
-        note("tracing has ended; the command goes on, and its exit code is waited for");
-        command.outlast(&signals)
-    }))
+    outcome(ending.started, ending.until, ending.code, written, "tracing")
 }
 
 /// Where records go: `-o`, else standard output, which with a command belongs to the command.
-fn target(flags: &Trace) -> Result<(Target, RawFd), Failure> {
-    match &flags.output {
+///
+/// # Errors
+/// When the file cannot be made.
+pub fn target(output: Option<&Path>, with_command: bool) -> Result<(Target, RawFd), Failure> {
+    match output {
         Some(path) if path.as_os_str() == "-" => Ok((Target::Stdout, 1)),
         Some(path) => {
             let target = Target::create(path)?;
@@ -109,9 +102,35 @@ fn target(flags: &Trace) -> Result<(Target, RawFd), Failure> {
             let fd = file.as_raw_fd();
             Ok((target, fd))
         }
-        None if flags.command.is_empty() => Ok((Target::Stdout, 1)),
-        None => Ok((Target::Stderr, 2)),
+        None if with_command => Ok((Target::Stderr, 2)),
+        None => Ok((Target::Stdout, 1)),
     }
+}
+
+/// The exit code once everything is written: the command's, which is waited for; `what` has
+/// ended before it.
+///
+/// # Errors
+/// When the command could not be run, or there is none and the output failed.
+pub fn outcome(
+    started: Result<(), Failure>,
+    until: Until,
+    code: Option<u8>,
+    written: Result<(), Failure>,
+    what: &str,
+) -> Result<u8, Failure> {
+    started?;
+    let Until { command: Some(mut command), signals: Some(signals), .. } = until else {
+        return written.map(|()| 0);
+    };
+    if let Err(failure) = written {
+        // The command's exit code is what scripts wait for; the failure is still said.
+        let _ = writeln!(std::io::stderr(), "forkscope: {failure}");
+    }
+    Ok(code.unwrap_or_else(|| {
+        note(&format!("{what} has ended; the command goes on, and its exit code is waited for"));
+        command.outlast(&signals)
+    }))
 }
 
 fn format(format: Format, fd: RawFd) -> Box<dyn sink::Format> {

@@ -6,10 +6,7 @@ use forkscope_common::cow::{
 };
 
 use super::Clock;
-use crate::record::{Address, Comm, CowFault, CowLatency, CowSide, CurvePoint, Ledger};
-
-/// What copy-on-write copies: 4 KiB, also of a huge page.
-pub const PAGE: u64 = 4096;
+use crate::record::{Address, Comm, CowFault, CowLatency, CowSide, CurvePoint, Ledger, PAGE};
 
 fn side(role: &Role, pid: u32, comm: Comm, start_time: u64) -> CowSide {
     let copied = role.copied();

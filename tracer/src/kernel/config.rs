@@ -118,7 +118,6 @@ pub fn build(
     config.word_type = btf.struct_id("pte_t").unwrap_or(0);
     config.hugetlb_type = btf.enumerator("pagetype", "PGTY_hugetlb").unwrap_or(MISSING);
     config.physical_bits = host.physical_bits.unwrap_or(0);
-    config.physical_gib = host.physical_gib;
     config.stack_to_regs = stack_to_regs(host).unwrap_or(MISSING);
     // `TS_COMPAT`, arch/x86/include/asm/thread_info.h.
     config.compat_status = if host.arch == "x86_64" { 2 } else { 0 };

@@ -288,7 +288,7 @@ fn possible_cpus() -> u32 {
 
 /// The highest number in `0-3,8-11`.
 fn highest_cpu(list: &str) -> Option<u32> {
-    list.rsplit([',', '-']).next()?.parse().ok()
+    cpus_in(list).into_iter().max()
 }
 
 /// The numbers in `0-3,8-11`.

@@ -2,7 +2,10 @@
 
 use super::cost::percentiles;
 use crate::{
-    record::profile::{Advice, Fork, Percentiles, Profile},
+    record::{
+        PAGE,
+        profile::{Advice, Fork, Percentiles, Profile},
+    },
     text::{bytes, count, duration, plural, visible},
 };
 
@@ -224,7 +227,7 @@ fn dont_fork(profile: &Profile) -> Option<Advice> {
              madvise(MADV_DONTFORK) spares those copies and its page tables; a child that does \
              touch it then crashes",
             top.share * 100.0,
-            bytes(top.copied * 4096),
+            bytes(top.copied * PAGE),
             plural(profile.forks.len() as u64, "fork"),
             bytes(size)
         ),

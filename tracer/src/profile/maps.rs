@@ -5,11 +5,10 @@ use std::collections::HashMap;
 use forkscope_common::cow::{Copies, PLACE_PAGES, Place};
 
 use crate::record::{
-    Address, Comm,
+    Address, Comm, PAGE,
     profile::{Mapping, Process},
 };
 
-const PAGE: u64 = 4096;
 /// Mappings listed one by one.
 const MOST_LISTED: usize = 32;
 

@@ -4,7 +4,10 @@ use std::fmt::Write as _;
 
 use super::{advice::over, text::memory};
 use crate::{
-    record::profile::{Fork, Percentiles, Profile},
+    record::{
+        PAGE,
+        profile::{Fork, Percentiles, Profile},
+    },
     text::{bytes, count, duration},
 };
 
@@ -65,7 +68,7 @@ fn total(profile: &Profile, of: fn(&Fork) -> Option<u64>) -> String {
     if pages == 0 || profile.forks_left_out > 0 {
         return String::new();
     }
-    format!("{} in all", bytes(pages * 4096))
+    format!("{} in all", bytes(pages * PAGE))
 }
 
 fn faults(profile: &Profile) -> String {

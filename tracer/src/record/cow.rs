@@ -4,6 +4,9 @@ use serde::Serialize;
 
 use super::{Address, Comm, Time, is_false};
 
+/// What copy-on-write copies, bytes: 4 KiB, also of a huge page.
+pub const PAGE: u64 = 4096;
+
 /// One side of a fork in a [`Ledger`].
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct CowSide {
@@ -87,12 +90,6 @@ impl Ledger {
     #[must_use]
     pub fn copied(&self) -> u64 {
         self.parent.copied + self.child.copied
-    }
-
-    /// Time that both sides spent in faults, where it is known of both.
-    #[must_use]
-    pub fn stall_ns(&self) -> Option<u64> {
-        Some(self.parent.stall_ns? + self.child.stall_ns?)
     }
 }
 

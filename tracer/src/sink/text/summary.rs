@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::Layout;
 use crate::{
-    record::{ByMechanism, Distribution, Summary},
+    record::{ByMechanism, Distribution, PAGE, Summary},
     text::{bytes, count, duration, plural, shape},
 };
 
@@ -70,7 +70,7 @@ fn totals(summary: &Summary) -> String {
             "{} ({} copied, {})",
             plural(faults, "COW fault"),
             count(copied),
-            bytes(copied * 4096)
+            bytes(copied * PAGE)
         ));
     }
     let lost = summary.lost;

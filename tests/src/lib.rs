@@ -4,7 +4,11 @@
 //! `skipped: …`, and the test returns. [`Rig::trace`] runs the program, [`Recording`] is what
 //! it wrote (every record is held against the published schema), [`Order`] checks who comes
 //! after whom. Counts, order and identities are asserted, never durations.
+//!
+//! `FORKSCOPE_BACKEND` names the backend of all traces, `FORKSCOPE_PROGRAMS` a folder of test
+//! programs that have been compiled, `FORKSCOPE_BIN` the program under test.
 
+mod batch;
 mod ledgers;
 mod order;
 mod proc;
@@ -15,12 +19,13 @@ mod schema;
 mod tools;
 mod trace;
 
+pub use batch::{Outcome, batch};
 pub use ledgers::{Totals, ticks};
 pub use order::Order;
 pub use proc::{Stat, available_bytes, children};
 pub use process::{Done, Running};
 pub use records::{Fields, Recording, lines};
-pub use rig::{Rig, UNSUPPORTED, initial_pid_namespace, skip};
+pub use rig::{Rig, UNSUPPORTED, absent, backend, initial_pid_namespace, skip};
 pub use schema::{published, strict, violations};
 pub use tools::{PERF_EVENTS, perf_counts, with_tracefs};
 pub use trace::{Trace, Traced, Tracer};

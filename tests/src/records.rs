@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::schema;
+use crate::{rig::backend, schema};
 
 /// Short ways into a record: a path has dots, as in `child.pid`.
 pub trait Fields {
@@ -76,6 +76,9 @@ impl Recording {
         assert_eq!(kinds.last(), Some(&"summary"), "the last record");
         let inner = kinds[1..kinds.len() - 1].iter();
         assert!(!inner.clone().any(|kind| matches!(*kind, "header" | "summary")), "once only");
+        if let Some(backend) = backend() {
+            assert_eq!(records[0].text("backend"), backend, "{}", records[0]);
+        }
         Self(records)
     }
 

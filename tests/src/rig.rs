@@ -23,6 +23,19 @@ pub fn skip(why: impl Display) {
     println!("skipped: {}", why.to_string().trim().replace('\n', " "));
 }
 
+/// Says that a part of a test was passed over which this kernel, or this architecture, does not
+/// have; the test goes on. `cargo xtask vm` lists it.
+pub fn absent(what: impl Display) {
+    println!("absent: {}", what.to_string().trim().replace('\n', " "));
+}
+
+/// The backend that all traces are to use: `FORKSCOPE_BACKEND`.
+#[must_use]
+pub fn backend() -> Option<&'static str> {
+    static BACKEND: OnceLock<Option<String>> = OnceLock::new();
+    BACKEND.get_or_init(|| env::var("FORKSCOPE_BACKEND").ok()).as_deref()
+}
+
 /// See the module.
 pub struct Rig {
     _alone: MutexGuard<'static, ()>,
@@ -74,9 +87,13 @@ impl Rig {
         missing.is_empty()
     }
 
-    /// Compiles `tests/programs/NAME.c`; `None`, and the reason printed, without a compiler.
+    /// Compiles `tests/programs/NAME.c`, or takes it from `FORKSCOPE_PROGRAMS`; `None`, and the
+    /// reason printed, without a compiler.
     #[must_use]
     pub fn program(&self, name: &str) -> Option<PathBuf> {
+        if let Some(dir) = env::var_os("FORKSCOPE_PROGRAMS") {
+            return Some(Path::new(&dir).join(name));
+        }
         if !self.has(&["gcc"]) {
             return None;
         }

@@ -10,7 +10,7 @@ use std::{
 use crate::{
     process::{Done, Running},
     records::Recording,
-    rig::Rig,
+    rig::{Rig, backend},
 };
 
 /// A call of `forkscope trace --format json -o FILE`, to be completed.
@@ -74,6 +74,7 @@ impl<'a> Trace<'a> {
             .chain([self.rig.forkscope().into()])
             .chain(["trace", "--format", "json", "-o"].map(OsString::from))
             .chain([path.clone().into()])
+            .chain(backend().into_iter().flat_map(|name| ["--backend".into(), name.into()]))
             .chain(self.flags)
             .chain((!self.command.is_empty()).then(|| "--".into()))
             .chain(self.command);

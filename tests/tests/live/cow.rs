@@ -2,7 +2,7 @@
 //! told by `programs/cow.c`, which shares no code with us.
 
 mod flags;
-mod not_cow;
+pub mod not_cow;
 mod speed;
 
 use std::path::Path;
@@ -11,7 +11,7 @@ use forkscope_tests::{Fields as _, Recording, Rig, available_bytes, skip, ticks}
 use serde_json::Value;
 
 /// What a fork costs a process by itself, in pages.
-const HANDFUL: u64 = 16;
+pub const HANDFUL: u64 = 16;
 
 /// Within 1 % and a handful.
 #[track_caller]
@@ -22,7 +22,7 @@ fn near(found: u64, expected: u64, what: &str, ledger: &Value) {
 
 /// Asserts that the ledgers are those of this truth.
 #[track_caller]
-fn expect_truth(recording: &Recording, truth: &Value) {
+pub fn expect_truth(recording: &Recording, truth: &Value) {
     for expected in truth.at("ledgers").as_array().expect("a list") {
         let found: Vec<_> = recording
             .of_kind("cow")
@@ -95,20 +95,29 @@ fn play(scenario: &str, pages: u64, how: &str) {
     let recording = check(&rig, &cow, &[], scenario, pages, how);
     recording.expect_whole();
     recording.expect_a_ledger_for_every_fork();
-    for ledger in recording.of_kind("cow") {
-        let faults = ledger.number("parent.faults") + ledger.number("child.faults");
-        let timed = ledger.at("latency.count").as_u64().unwrap_or(0);
-        assert!(timed > 0 || faults < 1000, "nothing was timed: {ledger}");
-    }
+    recording.of_kind("cow").for_each(expect_timed);
+}
+
+/// One in seventeen is.
+#[track_caller]
+pub fn expect_timed(ledger: &Value) {
+    let faults = ledger.number("parent.faults") + ledger.number("child.faults");
+    let timed = ledger.at("latency.count").as_u64().unwrap_or(0);
+    assert!(timed > 0 || faults < 1000, "nothing was timed: {ledger}");
 }
 
 macro_rules! scenarios {
-    ($($name:ident: $pages:expr;)+) => { $(
-        #[test]
-        fn $name() {
-            play(stringify!($name), $pages, "seq");
-        }
-    )+ };
+    ($($name:ident: $pages:expr;)+) => {
+        /// All of them, and how many pages.
+        pub const SCENARIOS: &[(&str, u64)] = &[$((stringify!($name), $pages)),+];
+
+        $(
+            #[test]
+            fn $name() {
+                play(stringify!($name), $pages, "seq");
+            }
+        )+
+    };
 }
 
 scenarios! {
@@ -190,14 +199,20 @@ fn the_newest_that_is_left() {
     let recording = traced.recording;
     recording.expect_ledgers();
     recording.expect_a_ledger_for_every_fork();
-    let children = truth.at("children").as_array().expect("a list");
-    assert_eq!(children.len(), CHILDREN);
-    for child in children {
+    assert_eq!(truth.at("children").as_array().expect("a list").len(), CHILDREN);
+    expect_many(&recording, &truth);
+}
+
+/// What `programs/many.c` must have left: the pages of each child's turn in its ledger.
+#[track_caller]
+pub fn expect_many(recording: &Recording, truth: &Value) {
+    let pages = truth.number("pages");
+    for child in truth.at("children").as_array().expect("a list") {
         let ledger = recording.of_kind("cow").find(|ledger| ledger.at("child.pid") == child);
         let ledger = ledger.unwrap_or_else(|| panic!("no ledger of {child}"));
-        // A fork's own handful comes on top of the 40 pages.
+        // A fork's own handful comes on top.
         let copied = ledger.number("parent.copied");
-        assert!((40..=40 + HANDFUL).contains(&copied), "{ledger}");
+        assert!((pages..=pages + HANDFUL).contains(&copied), "{ledger}");
         assert_eq!((ledger.text("end"), ledger.at("overlapping")), ("exit", &true.into()));
     }
 }

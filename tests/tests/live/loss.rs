@@ -14,16 +14,20 @@ fn storm(rig: &Rig, doors: &std::path::Path, door: &str, count: u64) -> serde_js
 
 #[test]
 fn a_ring_that_overflows_is_told_and_the_totals_stay_true() {
-    const COUNT: u64 = 3000;
+    overflow(3000);
+}
+
+/// So many forks while nobody reads.
+pub fn overflow(count: u64) {
     let Some(rig) = Rig::new() else { return };
     let Some(doors) = rig.program("doors") else { return };
     // One process name, so that nobody else on this machine is in the account.
     let tracer = rig.trace(&["--buffer", "64KiB", "--comm", "doors"]).start();
     tracer.signal(libc::SIGSTOP);
-    let truth = storm(&rig, &doors, "raw_fork", COUNT);
+    let truth = storm(&rig, &doors, "glibc_fork", count);
     tracer.signal(libc::SIGCONT);
     // The way on is free: these arrive.
-    let after = storm(&rig, &doors, "raw_fork", 50);
+    let after = storm(&rig, &doors, "glibc_fork", 50);
     let traced = tracer.stop();
     let recording = traced.recording;
 
@@ -36,7 +40,7 @@ fn a_ring_that_overflows_is_told_and_the_totals_stay_true() {
 
     // The counters come from the kernel another way.
     let made = truth.at("spawns").number("fork") + after.at("spawns").number("fork");
-    assert_eq!(made, COUNT + 50);
+    assert_eq!(made, count + 50);
     assert_eq!(recording.spawns()["fork"], made);
     // `doors` itself ends twice; its execs are those of both runs.
     assert_eq!(recording.counter("exits"), made + 2);
@@ -65,14 +69,18 @@ fn a_ring_that_overflows_is_told_and_the_totals_stay_true() {
 /// Execs and exits are one record each, without completion: there the account is exact.
 #[test]
 fn delivered_and_lost_are_what_happened() {
-    const COUNT: u64 = 4000;
+    account(4000);
+}
+
+/// So many of each while nobody reads.
+pub fn account(count: u64) {
     let Some(rig) = Rig::new() else { return };
     let Some(doors) = rig.program("doors") else { return };
     let flags = ["--buffer", "64KiB", "--comm", "doors", "--measure", "exec,exit,latency"];
     let tracer = rig.trace(&flags).start();
     tracer.signal(libc::SIGSTOP);
-    let failed = storm(&rig, &doors, "exec_fail", COUNT);
-    let ended = storm(&rig, &doors, "raw_vfork", COUNT);
+    let failed = storm(&rig, &doors, "exec_fail", count);
+    let ended = storm(&rig, &doors, "libc_vfork", count);
     tracer.signal(libc::SIGCONT);
     let recording = tracer.stop().recording;
     let lost = recording.summary().at("lost").number("kernel");

@@ -9,6 +9,7 @@ mod endings;
 mod filters;
 mod hostile;
 mod loss;
+mod matrix;
 mod mechanisms;
 mod order;
 mod schema;

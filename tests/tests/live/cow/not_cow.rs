@@ -7,7 +7,8 @@ use forkscope_tests::{Rig, UNSUPPORTED, skip};
 
 /// Of each kind so many pages, of which hardly any may be taken for copy-on-write.
 const PAGES: u64 = 2000;
-const FEW: u64 = 40;
+/// What may be.
+pub const FEW: u64 = 40;
 
 /// How many copy-on-write faults were counted; `None` where the machine does not have it.
 fn counted(rig: &Rig, notcow: &Path, mode: &str, actor: &str) -> Option<u64> {
@@ -42,12 +43,17 @@ fn check(mode: &str) {
 }
 
 macro_rules! modes {
-    ($($name:ident)+) => { $(
-        #[test]
-        fn $name() {
-            check(stringify!($name));
-        }
-    )+ };
+    ($($name:ident)+) => {
+        /// All of them.
+        pub const MODES: &[&str] = &[$(stringify!($name)),+];
+
+        $(
+            #[test]
+            fn $name() {
+                check(stringify!($name));
+            }
+        )+
+    };
 }
 
 modes! {

@@ -1,0 +1,203 @@
+//! The suites of `cargo xtask vm`: what the other tests assert one by one, in few traces, since
+//! starting one costs an emulated CPU seconds. They run anywhere, under `FORKSCOPE_BACKEND`.
+
+mod agreement;
+mod doctor;
+
+use std::collections::BTreeMap;
+
+use forkscope_tests::{Fields as _, Order, Outcome, Recording, Rig, UNSUPPORTED, absent, batch};
+use serde_json::Value;
+
+use crate::{
+    cow::{self, HANDFUL, SCENARIOS},
+    loss,
+    mechanisms::{DOORS, expect_door, part::Part, spawns_of},
+};
+
+/// Tasks through each door.
+const COUNT: u64 = 12;
+/// Doors, and kinds of faults, that are not everywhere; the programs say so by [`UNSUPPORTED`].
+const MAY_BE_ABSENT: [&str; 7] =
+    ["int80_", "io_uring", "raw_fork", "raw_vfork", "clone3_", "soft_dirty", "userfaultfd_"];
+/// Of write faults that are not copy-on-write, so many pages each.
+const NOT_COW: u64 = 500;
+
+/// The program's account of itself; `None`, and it is said, where the kernel does not have it.
+#[track_caller]
+fn truth_of(name: &str, outcome: &Outcome) -> Option<Value> {
+    if outcome.code == UNSUPPORTED {
+        let known = MAY_BE_ABSENT.iter().any(|prefix| name.starts_with(prefix));
+        assert!(known, "{name} should be everywhere: {}", outcome.output);
+        absent(outcome.output.trim());
+        return None;
+    }
+    assert_eq!(outcome.code, 0, "{name}: {}", outcome.output);
+    Some(serde_json::from_str(&outcome.output).expect("the truth as JSON"))
+}
+
+/// Every door, one after the other, in one trace.
+#[test]
+fn events() {
+    let Some(rig) = Rig::new() else { return };
+    let Some(doors) = rig.program("doors") else { return };
+    let doors = doors.to_str().expect("a plain path");
+    let count = COUNT.to_string();
+    let commands: Vec<_> =
+        DOORS.iter().map(|(door, _)| format!("{doors} {door} {count}")).collect();
+    let traced = batch(&rig, &["--wait-all"], &commands).run();
+    let outcomes = Outcome::of_all(&traced.done.expect_code(0), &commands);
+    let recording = traced.recording;
+    recording.expect_whole();
+    let mut order = Order::of_command();
+    recording.all().iter().for_each(|record| order.record(record));
+    assert_eq!(order.left(), 0, "tasks without an end");
+
+    let mut spawns = spawns_of_the_shell(&recording, DOORS.len() as u64);
+    let mut counters = BTreeMap::from([("execs", 1), ("exits", 1)]);
+    for ((door, special), outcome) in DOORS.iter().zip(&outcomes) {
+        let part = Part::of(&recording, &[doors, door, &count]);
+        let of_door = match truth_of(door, outcome) {
+            Some(truth) => {
+                expect_door(&part, &truth, *special);
+                spawns_of(&truth)
+            }
+            None => part.spawns(),
+        };
+        for (mechanism, n) in of_door {
+            *spawns.entry(mechanism).or_default() += n;
+        }
+        let failed = |record: &Value| !record.at("errno").is_null();
+        for (counter, n) in [
+            ("spawn_failures", part.count("spawn_failure", |_| true)),
+            ("execs", part.count("exec", |r| !failed(r))),
+            ("exec_failures", part.count("exec", failed)),
+            ("exits", part.count("exit", |_| true)),
+        ] {
+            *counters.entry(counter).or_default() += n;
+        }
+    }
+    assert_eq!(recording.spawns(), spawns, "spawns: the doors', and the shell's");
+    for (counter, expected) in counters {
+        assert_eq!(recording.counter(counter), expected, "{counter}: the doors', and the shell's");
+    }
+}
+
+/// What the batch's shell itself has made: a process for each program, however it likes.
+#[track_caller]
+fn spawns_of_the_shell(recording: &Recording, programs: u64) -> BTreeMap<String, u64> {
+    let shell = recording.of_kind("exec").next().expect("the shell's exec").number("pid");
+    let mut spawns = BTreeMap::new();
+    for spawn in recording.of_kind("spawn").filter(|s| s.at("parent").number("pid") == shell) {
+        *spawns.entry(spawn.text("mechanism").to_owned()).or_default() += 1;
+    }
+    assert_eq!(spawns.values().sum::<u64>(), programs, "processes that the shell made");
+    spawns
+}
+
+/// Every scenario of copy-on-write in one trace; what is not copy-on-write in another.
+#[test]
+fn cow() {
+    let Some(rig) = Rig::new() else { return };
+    let programs = ["cow", "many", "notcow"].map(|name| rig.program(name));
+    let [Some(cow), Some(many), Some(notcow)] = programs else { return };
+    copies(&rig, &cow.to_string_lossy(), &many.to_string_lossy());
+    no_copies(&rig, &notcow.to_string_lossy());
+}
+
+fn copies(rig: &Rig, cow: &str, many: &str) {
+    let scenario =
+        |(scenario, pages): &(&str, u64)| format!("{cow} {scenario} {}", pages.div_ceil(4));
+    let commands: Vec<_> = SCENARIOS
+        .iter()
+        .map(scenario)
+        .chain([format!("{cow} parent 20000")])
+        .chain(
+            ["stride", "random", "file", "pipe", "zero"]
+                .map(|how| format!("{cow} both 1000 {how}")),
+        )
+        .chain([format!("{cow} child_after_parent 1000 pipe"), format!("{many} 40 40")])
+        .collect();
+    let traced = batch(rig, &["--wait-all"], &commands).run();
+    let outcomes = Outcome::of_all(&traced.done.expect_code(0), &commands);
+    let recording = traced.recording;
+    recording.expect_whole();
+    recording.expect_a_ledger_for_every_fork();
+    let totals = recording.expect_ledgers();
+    let mut outside = 0;
+    for (command, outcome) in commands.iter().zip(&outcomes) {
+        let truth = truth_of(command, outcome).expect("these are everywhere");
+        if command.starts_with(many) {
+            cow::expect_many(&recording, &truth);
+            continue;
+        }
+        cow::expect_truth(&recording, &truth);
+        let made = truth.at("ledgers").as_array().expect("a list");
+        let parents = made.iter().map(|ledger| ledger.at("parent").number("pid"));
+        let parents: std::collections::BTreeSet<_> = parents.collect();
+        let found: usize = parents.into_iter().map(|pid| recording.ledgers_of(pid).count()).sum();
+        assert_eq!(found, made.len(), "ledgers of {command}");
+        outside += truth.number("reused_outside");
+    }
+    for ledger in recording.of_kind("cow").filter(|ledger| ledger.text("parent.comm") == "cow") {
+        cow::expect_timed(ledger);
+    }
+    // Each program ends with a handful that are in no ledger.
+    let handfuls = commands.len() as u64 * HANDFUL;
+    let off = totals.outside.abs_diff(outside);
+    assert!(off <= outside / 100 + handfuls, "{} outside, not {outside}", totals.outside);
+}
+
+fn no_copies(rig: &Rig, notcow: &str) {
+    let modes = cow::not_cow::MODES;
+    let actors = ["never", "parent", "child"];
+    let command = |mode: &str, actor: &str| format!("{notcow} {mode} {NOT_COW} {actor}");
+    let commands: Vec<_> = std::iter::once(&"bare")
+        .chain(modes)
+        .flat_map(|mode| actors.map(|actor| command(mode, actor)))
+        .collect();
+    let traced = batch(rig, &[], &commands).run();
+    let outcomes = Outcome::of_all(&traced.done.expect_code(0), &commands);
+    let recording = traced.recording;
+    recording.expect_whole();
+    let totals = recording.expect_ledgers();
+    // Of those that have never forked nothing may be counted, nor of the others by the mode.
+    assert!(totals.outside < NOT_COW, "{totals:?}: {}", recording.summary());
+    let mut bare = 0;
+    for (command, outcome) in commands.iter().zip(&outcomes) {
+        let name = command.split(' ').nth(1).expect("a mode");
+        let Some(truth) = truth_of(name, outcome) else { continue };
+        let ledgers: Vec<_> = recording.ledgers_of(truth.number("pid")).collect();
+        assert_eq!(ledgers.len(), usize::from(!command.ends_with("never")), "{command}");
+        for ledger in ledgers {
+            let found = ledger.number("parent.faults") + ledger.number("child.faults");
+            if name == "bare" {
+                assert!(found <= cow::not_cow::FEW, "a bare fork: {ledger}");
+                bare = bare.max(found);
+            }
+            assert!(
+                found <= bare + cow::not_cow::FEW,
+                "{command}; a bare fork has {bare}: {ledger}"
+            );
+        }
+    }
+}
+
+/// What `doctor` says is what a trace does.
+#[test]
+fn doctor() {
+    doctor::check();
+}
+
+/// The same work under every backend.
+#[test]
+fn agreement() {
+    agreement::check();
+}
+
+/// A reader that stands still: what is delivered and what is lost add up.
+#[test]
+fn loss() {
+    loss::overflow(400);
+    loss::account(500);
+}

@@ -1,0 +1,56 @@
+//! `doctor` says what a trace then does.
+
+use std::{fs, process::Command};
+
+use forkscope_tests::{Fields as _, Rig, backend};
+use serde_json::Value;
+
+/// What doctor says, of the backend that is wanted if one is.
+pub fn consult(rig: &Rig) -> Value {
+    let mut command = Command::new(rig.forkscope());
+    command.args(["doctor", "--format", "json"]);
+    if let Some(backend) = backend() {
+        command.args(["--backend", backend]);
+    }
+    let done = rig.run(command).expect_code(0);
+    serde_json::from_slice(&done.stdout).expect("JSON")
+}
+
+fn mounts() -> String {
+    fs::read_to_string("/proc/mounts").expect("/proc")
+}
+
+/// Holds its word against the machine, and a trace against its word.
+pub fn check() {
+    let Some(rig) = Rig::new() else { return };
+    let before = mounts();
+    let said = consult(&rig);
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("/proc");
+    assert_eq!(said.text("kernel"), release.trim());
+    assert_eq!(said.text("arch"), std::env::consts::ARCH);
+    let used = said.text("backend");
+    assert_eq!(said.at("backends").text(used), "ok", "{said}");
+    if let Some(backend) = backend() {
+        assert_eq!(used, backend, "{said}");
+    }
+    let measurements = said.at("measurements").as_array().expect("a list");
+    assert!(!measurements.is_empty(), "{said}");
+    for measurement in measurements {
+        let state = measurement.text("state");
+        let known = ["ok", "sampled", "upper bound", "degraded", "missing"].contains(&state);
+        assert!(known, "{measurement}");
+        assert_eq!(measurement.at("by").is_null(), state == "missing", "{measurement}");
+        assert!(state == "ok" || measurement.at("why").is_string(), "{measurement}");
+    }
+
+    let traced = rig.trace(&[]).command(["/bin/true"]).run();
+    traced.done.expect_code(0);
+    let header = traced.recording.header();
+    assert_eq!(header.text("backend"), used);
+    for measurement in measurements {
+        let in_header = header.at("measures").at(measurement.text("measurement"));
+        assert_eq!(in_header.at("state"), measurement.at("state"), "{measurement}: {header}");
+        assert_eq!(in_header.at("by"), measurement.at("by"), "{measurement}: {header}");
+    }
+    assert_eq!(mounts(), before, "the machine stays as it was");
+}

@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand};
 mod apt;
 mod bench;
 mod ebpf;
+mod kernels;
 #[path = "../../tracer/build/object.rs"]
 mod object;
 mod step;
@@ -19,6 +20,7 @@ mod tally;
 mod test;
 #[path = "../../tracer/build/toolchain.rs"]
 mod toolchain;
+mod vm;
 
 /// Tasks of the project.
 #[derive(Parser)]
@@ -44,6 +46,8 @@ enum Task {
         #[arg(long)]
         long: bool,
     },
+    /// Run the live suites on Debian's kernels in emulated machines, under each backend.
+    Vm(vm::Options),
 }
 
 fn main() -> ExitCode {
@@ -68,6 +72,7 @@ impl Arguments {
                 true
             }),
             Task::Test { long } => test::run(&root, long),
+            Task::Vm(options) => vm::run(&root, &options),
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::{
     apt, ebpf,
     step::{Totals, Verdict},
     tally::Tally,
+    vm::{self, Arch},
 };
 
 /// Programs that live tests trace, and the Debian packages that have them.
@@ -80,6 +81,16 @@ pub fn run(root: &Path, long: bool) -> Result<bool> {
         }
         tally(tests)
     });
+    // Kernels that are not this machine's.
+    let kernels: &[(Arch, &[&str])] = if long {
+        &[(Arch::X86_64, &["5.10", "6.1", "6.12", "newest"]), (Arch::Aarch64, &["6.12", "6.1"])]
+    } else {
+        &[(Arch::X86_64, &["6.1", "6.12"])]
+    };
+    for &(arch, series) in kernels {
+        let options = vm::Options::of(arch, series);
+        totals.tests(&format!("kernels, {}", arch.name()), || vm::matrix(root, &options));
+    }
     if env::var_os("CI").is_some_and(|ci| ci == "true") {
         expected_only(root, &mut totals)?;
     }

@@ -1,0 +1,92 @@
+//! What the tracer says of itself under a backend.
+
+use serde_json::Value;
+
+use crate::suite::{self, FORKSCOPE};
+
+/// What a suite cannot do without, as `doctor` calls it.
+const NEEDS: [(&str, &str); 1] = [("cow", "cow")];
+/// Of wrong usage.
+const USAGE: i32 = 2;
+
+/// Its word on one backend, or why there is none.
+pub struct Doctor {
+    backend: String,
+    said: Result<Value, String>,
+}
+
+impl Doctor {
+    /// Asks, and passes on what it says.
+    pub fn consult(backend: &str) -> Self {
+        let ask = |flags: &[&str]| {
+            let words = [&["doctor", "--format", "json"], flags].concat();
+            suite::program(FORKSCOPE, &words, None)
+        };
+        let mut done = ask(&["--backend", backend]);
+        // Before it had that flag it spoke of all of them.
+        if done.code == Some(USAGE) {
+            done = ask(&[]);
+        }
+        let said = match serde_json::from_str::<Value>(&done.output) {
+            Ok(said) => {
+                println!("doctor {backend} {said}");
+                Ok(said)
+            }
+            Err(_) => Err(format!("doctor {}: {}", done.end, one_line(&done.output))),
+        };
+        Self { backend: backend.to_owned(), said }
+    }
+
+    /// Why a suite cannot be run; nothing when it can, or should fail.
+    pub fn lacks(&self, suite: &str) -> Option<String> {
+        let said = match &self.said {
+            Ok(said) => said,
+            Err(why) => return Some(why.clone()),
+        };
+        match said.get("backends").and_then(|all| all.get(&self.backend)).and_then(Value::as_str) {
+            Some("ok") => {}
+            Some(why) => return Some(one_line(why)),
+            None => return Some(format!("doctor says nothing of {}", self.backend)),
+        }
+        let (_, need) = NEEDS.iter().find(|(of, _)| *of == suite)?;
+        let mut measurements = said.get("measurements")?.as_array()?.iter();
+        let named = |m: &&Value| m.get("measurement").and_then(Value::as_str) == Some(*need);
+        let measurement = measurements.find(named)?;
+        (measurement.get("state")?.as_str()? == "missing").then(|| {
+            let why = measurement.get("why").and_then(Value::as_str);
+            one_line(why.unwrap_or("doctor does not say why"))
+        })
+    }
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(said: &str, suite: &str, expected: Option<&str>) {
+        let said = Ok(serde_json::from_str(said).expect("JSON"));
+        let doctor = Doctor { backend: "kprobe".into(), said };
+        assert_eq!(doctor.lacks(suite).as_deref(), expected, "{suite}");
+    }
+
+    #[test]
+    fn a_backend_that_is_there() {
+        let said = r#"{"backends":{"kprobe":"ok"},"measurements":[
+            {"measurement":"spawn","state":"ok"},
+            {"measurement":"cow","state":"missing","why":"no\n tracepoint"}]}"#;
+        check(said, "events", None);
+        check(said, "doctor", None);
+        check(said, "cow", Some("no tracepoint"));
+        check(&said.replace("missing", "degraded"), "cow", None);
+    }
+
+    #[test]
+    fn one_that_is_not() {
+        check(r#"{"backends":{"kprobe":"not here"}}"#, "events", Some("not here"));
+        check(r#"{"backends":{"fentry":"ok"}}"#, "events", Some("doctor says nothing of kprobe"));
+    }
+}

@@ -1,0 +1,95 @@
+//! What each kernel is known to have: an oracle for the matrix, and for nothing else. The tracer
+//! itself compares no versions.
+
+use super::{Arch, Backend, console::Outcome};
+use crate::kernels::Series;
+
+/// The suites of each backend, in the order of the table.
+pub const SUITES: [&str; 4] = ["doctor", "events", "cow", "loss"];
+/// The suite of all backends together, and what stands for their name.
+pub const AGREEMENT: (&str, &str) = ("all", "agreement");
+
+/// Whether a kernel must have this; `None` where nothing is known of it.
+fn must_have(arch: Arch, series: &Series, backend: Backend, suite: &str) -> Option<bool> {
+    let series = match series {
+        Series::Of(series) => series.as_str(),
+        Series::Newest => "newest",
+        Series::File(_) => return None,
+    };
+    match (arch, series, backend, suite) {
+        (Arch::X86_64, "5.10" | "6.1" | "6.12" | "newest", _, _) => Some(true),
+        // No tracepoint of user space's page faults.
+        (Arch::Aarch64, "6.1" | "6.12", Backend::Tracepoint, "cow") => Some(false),
+        // No trampolines yet.
+        (Arch::Aarch64, "6.1", Backend::Fentry, _) => Some(false),
+        (Arch::Aarch64, "6.1" | "6.12", _, _) => Some(true),
+        _ => None,
+    }
+}
+
+/// The outcome in the light of what is known: what must be there and is not has failed, and what
+/// nobody expected is as good as skipped.
+pub fn judge(
+    arch: Arch,
+    series: &Series,
+    backends: &[Backend],
+    cell: (&str, &str),
+    outcome: Outcome,
+) -> Outcome {
+    let Outcome::Unavailable(why) = outcome else { return outcome };
+    let (backend, suite) = cell;
+    let must = |backend: &Backend| must_have(arch, series, *backend, suite) == Some(true);
+    let expected = if backend == AGREEMENT.0 {
+        // It takes two.
+        backends.iter().filter(|backend| must(backend)).count() > 1
+    } else {
+        backends.iter().filter(|known| known.name() == backend).any(must)
+    };
+    if expected {
+        Outcome::Failed(format!("this kernel has it, but: {why}"))
+    } else {
+        Outcome::Unavailable(why)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(arch: Arch, series: &str, cell: (&str, &str), fails: bool) {
+        let unavailable = Outcome::Unavailable("so".into());
+        let judged = judge(arch, &Series::parse(series), &Backend::ALL, cell, unavailable);
+        assert_eq!(matches!(judged, Outcome::Failed(_)), fails, "{arch:?} {series} {cell:?}");
+    }
+
+    #[test]
+    fn what_must_be_there() {
+        for series in ["5.10", "6.1", "6.12", "newest"] {
+            for backend in Backend::ALL {
+                check(Arch::X86_64, series, (backend.name(), "cow"), true);
+            }
+            check(Arch::X86_64, series, AGREEMENT, true);
+        }
+        check(Arch::Aarch64, "6.1", ("fentry", "events"), false);
+        check(Arch::Aarch64, "6.1", ("kprobe", "events"), true);
+        check(Arch::Aarch64, "6.12", ("fentry", "events"), true);
+        check(Arch::Aarch64, "6.12", ("tracepoint", "cow"), false);
+        check(Arch::Aarch64, "6.12", ("tracepoint", "loss"), true);
+        check(Arch::Aarch64, "6.1", AGREEMENT, true);
+    }
+
+    #[test]
+    fn nothing_is_known_of_ones_own() {
+        check(Arch::X86_64, "/boot/vmlinuz", ("tracepoint", "events"), false);
+        check(Arch::X86_64, "/boot/vmlinuz", AGREEMENT, false);
+        check(Arch::X86_64, "6.7", ("fentry", "events"), false);
+    }
+
+    #[test]
+    fn it_takes_two_to_agree() {
+        let outcome = Outcome::Unavailable("so".into());
+        let series = Series::parse("6.12");
+        let one = [Backend::Kprobe];
+        assert_eq!(judge(Arch::X86_64, &series, &one, AGREEMENT, outcome.clone()), outcome);
+    }
+}

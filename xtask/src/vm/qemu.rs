@@ -1,0 +1,120 @@
+//! Booting a guest, and reading what it says until it is off.
+
+use std::{
+    fs::File,
+    io::{BufRead as _, BufReader, Write as _},
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::mpsc::{self, Receiver},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+
+use super::{Arch, console::Report};
+
+/// From the emulator's start to the first word of PID 1; it takes seconds.
+const BOOT: Duration = Duration::from_secs(120);
+/// Between two words of PID 1, which itself limits each suite to less.
+const SILENCE: Duration = Duration::from_secs(660);
+
+/// What to boot.
+pub struct Guest<'a> {
+    pub arch: Arch,
+    pub kernel: &'a Path,
+    pub initramfs: &'a Path,
+    /// Everything that it says goes here too.
+    pub log: &'a Path,
+}
+
+/// An emulator, which does not outlive us.
+struct Machine(Child);
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Guest<'_> {
+    /// Boots it, with these words on the kernel's command line. Each line that people should see
+    /// goes to `see`. The error is how it ended, if not by itself.
+    pub fn run(&self, words: &str, see: &dyn Fn(&str)) -> Result<(Report, Result<(), String>)> {
+        let (report, end) = self.boot(words, see)?;
+        if report.release.is_some() || report.panic.is_some() {
+            return Ok((report, end));
+        }
+        // Once in some hundred boots the emulator says nothing at all.
+        see("no sign of life: booting once more");
+        self.boot(words, see)
+    }
+
+    fn boot(&self, words: &str, see: &dyn Fn(&str)) -> Result<(Report, Result<(), String>)> {
+        let mut log = File::create(self.log).with_context(|| self.log.display().to_string())?;
+        let (mut machine, lines) = self.start(words)?;
+        let mut report = Report::default();
+        let begin = Instant::now();
+        let end = loop {
+            let patience = match report.release {
+                Some(_) => SILENCE,
+                None => BOOT.saturating_sub(begin.elapsed()),
+            };
+            match lines.recv_timeout(patience) {
+                Ok(line) => {
+                    writeln!(log, "{line}")?;
+                    if report.line(&line) {
+                        see(&line);
+                    }
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) => break Err("it does not answer".to_owned()),
+                // The serial line is closed.
+                Err(mpsc::RecvTimeoutError::Disconnected) => {
+                    machine.0.wait()?;
+                    break Ok(());
+                }
+            }
+            if let Some(panic) = &report.panic {
+                break Err(format!("kernel panic: {panic}"));
+            }
+        };
+        let end = match (end, report.end) {
+            (Ok(()), None) => Err("it went off before its time".to_owned()),
+            (end, _) => end,
+        };
+        Ok((report, end))
+    }
+
+    fn start(&self, words: &str) -> Result<(Machine, Receiver<String>)> {
+        let (qemu, _) = self.arch.qemu();
+        let console = self.arch.console();
+        // `panic=-1` restarts at once, and `-no-reboot` makes that an end.
+        let append = format!("console={console} panic=-1 quiet {words}");
+        let mut child = Command::new(qemu)
+            .args(["-accel", "tcg"])
+            .args(self.arch.machine())
+            .args(["-m", "1024", "-smp", "2", "-nographic", "-net", "none", "-no-reboot"])
+            .arg("-kernel")
+            .arg(self.kernel)
+            .arg("-initrd")
+            .arg(self.initramfs)
+            .args(["-append", &append])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .context(qemu)?;
+        let output = child.stdout.take().context("a pipe")?;
+        let (sender, lines) = mpsc::channel();
+        thread::spawn(move || {
+            for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
+                let line = String::from_utf8_lossy(&line);
+                if sender.send(line.trim_end_matches('\r').to_owned()).is_err() {
+                    break;
+                }
+            }
+        });
+        Ok((Machine(child), lines))
+    }
+}

@@ -106,20 +106,10 @@ impl<'a> Trace<'a> {
         let rig = self.rig;
         let (command, path) = self.build();
         let mut running = rig.start(command);
-        running.until(|running| {
-            // The header is there when everything is loaded; attached it is when the main
-            // thread waits for events.
-            let header = fs::read(&path).is_ok_and(|bytes| bytes.contains(&b'\n'));
-            header && waits_for_events(running.pid())
-        });
+        // The header says that tracing is on.
+        running.until(|_| fs::read(&path).is_ok_and(|bytes| bytes.contains(&b'\n')));
         Tracer { running, path }
     }
-}
-
-/// Whether the main thread of a process lies in epoll_wait(2).
-fn waits_for_events(pid: u32) -> bool {
-    let place = fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap_or_default();
-    place.contains("epoll") || place.contains("ep_poll")
 }
 
 impl Tracer {

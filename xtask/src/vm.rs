@@ -28,7 +28,7 @@ pub use self::arch::Arch;
 use self::{
     console::{Cell, Outcome},
     costs::Costs,
-    oracle::{AGREEMENT, SUITES, judge},
+    oracle::{AGREEMENT, SUITES, judge, shortfalls},
     qemu::Guest,
     table::{Row, Table},
 };
@@ -291,12 +291,20 @@ impl Matrix {
             row.about = release;
         }
         row.notes.extend(report.notes);
-        doctors.extend(report.doctors);
         for Cell { backend, suite, outcome } in report.cells {
             left.retain(|(b, s)| *b != backend || *s != suite);
-            let outcome = judge(self.arch, series, &self.backends, (&backend, &suite), outcome);
+            let mut outcome = judge(self.arch, series, &self.backends, (&backend, &suite), outcome);
+            if let Some(doctor) = report.doctors.get(&backend).filter(|_| suite == SUITES[0]) {
+                let (all, grave) = shortfalls(self.arch, series, &backend, doctor);
+                if !grave.is_empty() && outcome == Outcome::Passed {
+                    outcome =
+                        Outcome::Failed(format!("this kernel has it, but {}", grave.join("; ")));
+                }
+                row.notes.extend(all);
+            }
             row.cells.push(Cell { backend, suite, outcome });
         }
+        doctors.extend(report.doctors);
         if left.is_empty() {
             if let Err(why) = end {
                 let outcome = Outcome::Failed(format!("after the last suite: {why}"));

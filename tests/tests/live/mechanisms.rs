@@ -89,11 +89,16 @@ fn labels(part: &Part, truth: &Value) {
         let compat = truth.text("door").starts_with("int80");
         let known = |key: &str| spawn.at(key).is_u64();
         // No tracepoint tells of a 32-bit call.
-        let timed = !compat || part.backend != "tracepoint";
-        assert_eq!(known("latency_ns"), timed, "{spawn}");
-        assert_eq!(known("start_delay_ns"), timed, "{spawn}");
-        assert_eq!(known("blocked_ns"), timed && has("CLONE_VFORK"), "{spawn}");
-        assert_eq!(known("copy_ns"), timed && !has("CLONE_VM"), "{spawn}");
+        let told = !compat || part.backend() != "tracepoint";
+        for (key, measurement, applies) in [
+            ("latency_ns", "latency", true),
+            ("start_delay_ns", "start_delay", true),
+            ("blocked_ns", "blocked", has("CLONE_VFORK")),
+            ("copy_ns", "copy", !has("CLONE_VM")),
+        ] {
+            let expected = told && applies && part.measured(measurement);
+            assert_eq!(known(key), expected, "{key}: {spawn}");
+        }
         assert!(known("parent_rss_bytes") && known("parent_page_table_bytes"), "{spawn}");
         let child = spawn.at("child");
         let thread = truth.text("mechanism") == "thread";

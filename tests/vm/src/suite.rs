@@ -19,6 +19,8 @@ const TESTS: &str = "/bin/live";
 pub const ALL: &str = "all";
 /// A suite takes half a minute; emulated and beside another, several.
 const LIMIT: Duration = Duration::from_secs(600);
+/// A reason in a table is one line, of so many characters; all of it is above.
+const REASON: usize = 200;
 /// Its output.
 const OUTPUT: &str = "/output";
 
@@ -78,7 +80,11 @@ fn judge(done: &Done) -> Outcome {
         // What it panicked with is most of the reason.
         let mut lines = done.output.lines().skip_while(|line| !line.contains("panicked at"));
         let message = lines.nth(1).map(|line| format!("; {line}"));
-        return Outcome::Failed(done.end.clone() + &message.unwrap_or_default());
+        let why = done.end.clone() + &message.unwrap_or_default();
+        return Outcome::Failed(match why.char_indices().nth(REASON) {
+            Some((end, _)) => format!("{}…", &why[..end]),
+            None => why,
+        });
     }
     if !done.output.contains("test result: ok. 1 passed") {
         return Outcome::Failed("no such suite".to_owned());

@@ -1,6 +1,8 @@
 //! What each kernel is known to have: an oracle for the matrix, and for nothing else. The tracer
 //! itself compares no versions.
 
+use serde_json::Value;
+
 use super::{Arch, Backend, console::Outcome};
 use crate::kernels::Series;
 
@@ -9,17 +11,19 @@ pub const SUITES: [&str; 4] = ["doctor", "events", "cow", "loss"];
 /// The suite of all backends together, and what stands for their name.
 pub const AGREEMENT: (&str, &str) = ("all", "agreement");
 
-/// Whether a kernel must have this; `None` where nothing is known of it.
-fn must_have(arch: Arch, series: &Series, backend: Backend, suite: &str) -> Option<bool> {
+/// Whether a kernel must have this, a suite or a measurement; `None` where nothing is known of it.
+fn must_have(arch: Arch, series: &Series, backend: Backend, what: &str) -> Option<bool> {
     let series = match series {
         Series::Of(series) => series.as_str(),
         Series::Newest => "newest",
         Series::File(_) => return None,
     };
-    match (arch, series, backend, suite) {
+    match (arch, series, backend, what) {
+        // No tracepoints of mmap_lock yet.
+        (Arch::X86_64, "5.10", Backend::Tracepoint, "copy") => Some(false),
         (Arch::X86_64, "5.10" | "6.1" | "6.12" | "newest", _, _) => Some(true),
         // No tracepoint of user space's page faults.
-        (Arch::Aarch64, "6.1" | "6.12", Backend::Tracepoint, "cow") => Some(false),
+        (Arch::Aarch64, "6.1" | "6.12", Backend::Tracepoint, "cow" | "cow_fault") => Some(false),
         // No trampolines yet.
         (Arch::Aarch64, "6.1", Backend::Fentry, _) => Some(false),
         (Arch::Aarch64, "6.1" | "6.12", _, _) => Some(true),
@@ -50,6 +54,35 @@ pub fn judge(
     } else {
         Outcome::Unavailable(why)
     }
+}
+
+/// What `doctor` says of measurements that a backend does not have here, or not in full; and of
+/// those, the ones that it must have.
+pub fn shortfalls(
+    arch: Arch,
+    series: &Series,
+    backend: &str,
+    doctor: &Value,
+) -> (Vec<String>, Vec<String>) {
+    let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).map(String::from);
+    let (mut all, mut grave) = (Vec::new(), Vec::new());
+    let known = Backend::ALL.into_iter().find(|known| known.name() == backend);
+    let there = doctor.get("backends").and_then(|all| text(all, backend));
+    let (Some(known), Some("ok")) = (known, there.as_deref()) else { return (all, grave) };
+    let measurements = doctor.get("measurements").and_then(Value::as_array);
+    for measurement in measurements.into_iter().flatten() {
+        let of = |key: &str| text(measurement, key).unwrap_or_default();
+        let (name, state) = (of("measurement"), of("state"));
+        if matches!(state.as_str(), "ok" | "sampled") {
+            continue;
+        }
+        let line = format!("{backend}: {name} {state}: {}", of("why"));
+        if state == "missing" && must_have(arch, series, known, &name) == Some(true) {
+            grave.push(line.clone());
+        }
+        all.push(line);
+    }
+    (all, grave)
 }
 
 #[cfg(test)]
@@ -83,6 +116,29 @@ mod tests {
         check(Arch::X86_64, "/boot/vmlinuz", ("tracepoint", "events"), false);
         check(Arch::X86_64, "/boot/vmlinuz", AGREEMENT, false);
         check(Arch::X86_64, "6.7", ("fentry", "events"), false);
+    }
+
+    #[test]
+    fn what_a_backend_falls_short_of() {
+        let doctor = serde_json::json!({
+            "backends": {"tracepoint": "ok", "kprobe": "no"},
+            "measurements": [
+                {"measurement": "spawn", "state": "ok", "why": null},
+                {"measurement": "copy", "state": "missing", "why": "no tracepoint"},
+                {"measurement": "exec", "state": "degraded", "why": "so"},
+                {"measurement": "exit", "state": "missing", "why": "why"},
+            ],
+        });
+        let of = |series: &str, backend| {
+            shortfalls(Arch::X86_64, &Series::parse(series), backend, &doctor)
+        };
+        let (all, grave) = of("5.10", "tracepoint");
+        assert_eq!(all.len(), 3);
+        assert_eq!(all[0], "tracepoint: copy missing: no tracepoint");
+        assert_eq!(grave, ["tracepoint: exit missing: why"]);
+        assert_eq!(of("6.1", "tracepoint").1.len(), 2);
+        assert_eq!(of("bzImage", "tracepoint").1.len(), 0);
+        assert_eq!(of("6.1", "kprobe"), (Vec::new(), Vec::new()));
     }
 
     #[test]

@@ -56,6 +56,7 @@ impl Guest<'_> {
         let (mut machine, lines) = self.start(words)?;
         let mut report = Report::default();
         let begin = Instant::now();
+        let mut cells = begin;
         let end = loop {
             let patience = match report.release {
                 Some(_) => SILENCE,
@@ -64,8 +65,15 @@ impl Guest<'_> {
             match lines.recv_timeout(patience) {
                 Ok(line) => {
                     writeln!(log, "{line}")?;
+                    let known = report.cells.len();
                     if report.line(&line) {
-                        see(&line);
+                        if report.cells.len() > known {
+                            let seconds = cells.elapsed().as_secs_f64();
+                            cells = Instant::now();
+                            see(&format!("{line} ({seconds:.0} s)"));
+                        } else {
+                            see(&line);
+                        }
                     }
                 }
                 Err(mpsc::RecvTimeoutError::Timeout) => break Err("it does not answer".to_owned()),

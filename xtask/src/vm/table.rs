@@ -94,7 +94,10 @@ impl fmt::Display for Table {
         let mut notes: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for row in &self.0 {
             for note in &row.notes {
-                notes.entry(note).or_default().push(&row.title);
+                let kernels = notes.entry(note).or_default();
+                if kernels.last() != Some(&row.title.as_str()) {
+                    kernels.push(&row.title);
+                }
             }
         }
         for (note, kernels) in notes {

@@ -13,25 +13,22 @@ fn identity(who: &Value) -> Identity {
 }
 
 /// Records of one program and its descendants, from its exec on.
-pub struct Part {
-    /// By which they were made.
-    pub backend: String,
+pub struct Part<'a> {
+    header: &'a Value,
     records: Vec<Value>,
 }
 
-impl Part {
+impl<'a> Part<'a> {
     /// The whole recording of a command.
-    pub fn whole(recording: &Recording) -> Self {
-        let backend = recording.header().text("backend").to_owned();
-        Self { backend, records: recording.body().to_vec() }
+    pub fn whole(recording: &'a Recording) -> Self {
+        Self { header: recording.header(), records: recording.body().to_vec() }
     }
 
     /// The share of the one process that was executed with these arguments, and of those that
     /// descend from it. What a `spawn_update` tells later is where it belongs.
     #[track_caller]
-    pub fn of(recording: &Recording, argv: &[&str]) -> Self {
-        let backend = recording.header().text("backend").to_owned();
-        let mut part = Self { backend, records: Vec::new() };
+    pub fn of(recording: &'a Recording, argv: &[&str]) -> Self {
+        let mut part = Self { header: recording.header(), records: Vec::new() };
         let mut family: HashSet<Identity> = HashSet::new();
         let argv = Value::from(argv);
         for record in recording.body() {
@@ -81,13 +78,23 @@ impl Part {
         }
     }
 
+    /// By which backend they were made.
+    pub fn backend(&self) -> &str {
+        self.header.text("backend")
+    }
+
+    /// Whether the header says that this is measured.
+    pub fn measured(&self, what: &str) -> bool {
+        matches!(self.header.at("measures").at(what).text("state"), "ok" | "sampled" | "degraded")
+    }
+
     /// All of them, in their order.
     pub fn records(&self) -> &[Value] {
         &self.records
     }
 
     /// Those of one type.
-    pub fn of_kind<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Value> {
+    pub fn of_kind<'b>(&'b self, kind: &'b str) -> impl Iterator<Item = &'b Value> {
         self.records.iter().filter(move |record| record.kind() == kind)
     }
 

@@ -34,6 +34,8 @@ pub struct Kernel {
     pub image: PathBuf,
     /// What it is, and where it comes from.
     pub about: String,
+    /// Why it may not be the newest.
+    pub note: Option<String>,
 }
 
 impl Series {
@@ -100,7 +102,7 @@ impl Store {
     pub fn kernel(&self, arch: Arch, series: &Series) -> Result<Kernel> {
         if let Series::File(path) = series {
             let image = path.canonicalize().with_context(|| path.display().to_string())?;
-            return Ok(Kernel { about: image.display().to_string(), image });
+            return Ok(Kernel { about: image.display().to_string(), image, note: None });
         }
         let place = self.dir.join(series.name());
         let (image, label) = (place.join("vmlinuz"), place.join("package"));
@@ -116,11 +118,11 @@ impl Store {
         });
         match (fetched, cached()) {
             (Ok(about), _) => {
-                let stale = self.stale.as_ref().map(|why| format!(" (by old lists: {why})"));
-                Ok(Kernel { image, about: about + &stale.unwrap_or_default() })
+                let note = self.stale.as_ref().map(|why| format!("by old lists: {why}"));
+                Ok(Kernel { image, about, note })
             }
             (Err(why), Some(about)) => {
-                Ok(Kernel { image, about: format!("{about} (of last time: {why:#})") })
+                Ok(Kernel { image, about, note: Some(format!("of last time: {why:#}")) })
             }
             (Err(why), None) => bail!(Lacking(format!("no kernel {}: {why:#}", series.name()))),
         }

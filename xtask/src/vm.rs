@@ -113,7 +113,11 @@ impl Options {
 
 /// Runs it and prints it; false when a cell failed.
 pub fn run(root: &Path, options: &Options) -> Result<bool> {
-    let totals = matrix(root, options)?;
+    let totals = matrix(root, options).unwrap_or_else(|error| {
+        let mut totals = Totals::default();
+        totals.fail(format!("{error:#}"));
+        totals
+    });
     println!("\n{totals}");
     Ok(totals.failed == 0)
 }
@@ -234,6 +238,7 @@ impl Matrix {
         };
         println!("[{}] booting {}", row.title, kernel.about);
         row.about.clone_from(&kernel.about);
+        row.notes.extend(kernel.note.as_ref().map(|why| format!("{}, {why}", kernel.about)));
         let mut doctors = Vec::new();
         let mut left = self.plan();
         // A machine that dies takes the rest of one backend with it, not the others.

@@ -4,12 +4,13 @@ use std::{
     fmt,
     fs::{self, File},
     os::unix::process::{CommandExt as _, ExitStatusExt as _},
+    path::Path,
     process::{Command, ExitStatus, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
-use crate::machine;
+use crate::{doctor::SAID, machine};
 
 /// The tracer.
 pub const FORKSCOPE: &str = "/bin/forkscope";
@@ -120,6 +121,9 @@ fn start(path: &str, words: &[&str], backend: Option<&str>) -> std::io::Result<D
         .stderr(output)
         // For what of it is left to be found.
         .process_group(0);
+    if Path::new(SAID).exists() {
+        command.env("FORKSCOPE_DOCTOR", SAID);
+    }
     if let Some(backend) = backend {
         command.env("FORKSCOPE_BACKEND", backend);
     }

@@ -1,12 +1,17 @@
 //! `doctor` says what a trace then does.
 
-use std::{fs, process::Command};
+use std::{env, fs, process::Command};
 
 use forkscope_tests::{Fields as _, Rig, backend};
 use serde_json::Value;
 
-/// What doctor says, of the backend that is wanted if one is.
+/// What doctor says, of the backend that is wanted if one is. Finding out takes an emulated CPU
+/// long: whoever has asked before leaves it in the file `FORKSCOPE_DOCTOR`.
 pub fn consult(rig: &Rig) -> Value {
+    if let Some(path) = env::var_os("FORKSCOPE_DOCTOR") {
+        let said = fs::read(path).expect("what doctor said");
+        return serde_json::from_slice(&said).expect("JSON");
+    }
     let mut command = Command::new(rig.forkscope());
     command.args(["doctor", "--format", "json"]);
     if let Some(backend) = backend() {
@@ -27,7 +32,7 @@ pub fn check() {
     let said = consult(&rig);
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("/proc");
     assert_eq!(said.text("kernel"), release.trim());
-    assert_eq!(said.text("arch"), std::env::consts::ARCH);
+    assert_eq!(said.text("arch"), env::consts::ARCH);
     let used = said.text("backend");
     assert_eq!(said.at("backends").text(used), "ok", "{said}");
     if let Some(backend) = backend() {

@@ -71,8 +71,8 @@ offsets! {
     task_thread_pid = "task_struct"."thread_pid",
     /// Bottom of the kernel stack.
     task_stack = "task_struct"."stack",
-    /// x86: `TS_COMPAT`.
-    thread_status = "task_struct"."thread_info.status",
+    /// Bits that say that the task is in a 32-bit call: x86 `TS_COMPAT`, arm64 `TIF_32BIT`.
+    thread_status = "task_struct"."thread_info.status|flags",
     /// Top page table.
     mm_pgd = "mm_struct"."pgd",
     /// Mappings.
@@ -136,11 +136,37 @@ offsets! {
     /// Syscall number at entry.
     regs_syscall = "pt_regs"."orig_ax|syscallno",
     /// First argument of a syscall.
-    regs_arg0 = "pt_regs"."di",
+    regs_arg0 = "pt_regs"."di|orig_x0",
     /// Second.
-    regs_arg1 = "pt_regs"."si",
+    regs_arg1 = "pt_regs"."si|regs[1]",
     /// Third.
-    regs_arg2 = "pt_regs"."dx",
+    regs_arg2 = "pt_regs"."dx|regs[2]",
+    /// First argument of a function of the kernel, at its entry.
+    function_arg0 = "pt_regs"."di|regs[0]",
+    /// Second.
+    function_arg1 = "pt_regs"."si|regs[1]",
+    /// Third.
+    function_arg2 = "pt_regs"."dx|regs[2]",
+    /// What a function of the kernel returned, at its return.
+    function_result = "pt_regs"."ax|regs[0]",
+    /// Where a fault is.
+    fault_address = "vm_fault"."address",
+    /// The mapping that it is in.
+    fault_vma = "vm_fault"."vma",
+    /// The page table's entry before it.
+    fault_orig_pte = "vm_fault"."orig_pte",
+    /// Where that entry is.
+    fault_pte = "vm_fault"."pte",
+    /// The page that was there.
+    fault_page = "vm_fault"."page",
+    /// The address space of a mapping.
+    vma_mm = "vm_area_struct"."vm_mm",
+    /// Flags of a page.
+    page_flags = "page"."flags",
+    /// In the pages of a large folio but the first: where the first is.
+    page_compound_head = "page"."compound_head|compound_info",
+    /// What a page belongs to; the low bits say what kind of thing.
+    page_mapping = "page"."mapping",
 }
 
 /// Bits of [`Config::features`].
@@ -152,7 +178,7 @@ pub mod feature {
     /// `mm_struct.rss_stat` is an array of percpu counters.
     pub const RSS_PERCPU: u32 = 4;
     /// The creating calls' entry and return are hooked.
-    pub const LATENCY: u32 = 8;
+    pub const CALLS: u32 = 8;
     /// `sched_process_exit` says which task is the last.
     pub const EXIT_GROUP_DEAD: u32 = 16;
     /// Spawns are recorded.
@@ -175,6 +201,16 @@ pub mod feature {
     pub const PAGE_TABLES: u32 = 1 << 14;
     /// Without a helper: `bpf_rdonly_cast` exists, and `bpf_cast_to_kern_ctx` with it.
     pub const DIRECT_LOADS: u32 = 1 << 15;
+    /// The creating calls are hooked at `kernel_clone`, where 32-bit calls come by too.
+    pub const CALLS_BY_FUNCTION: u32 = 1 << 16;
+    /// The child's first run is hooked.
+    pub const STARTS: u32 = 1 << 17;
+    /// Copy-on-write faults are those of `do_wp_page`.
+    pub const COW_BY_FUNCTION: u32 = 1 << 18;
+    /// No event tells of the end of an address space: that of its process does.
+    pub const ENDS_WITH_PROCESS: u32 = 1 << 19;
+    /// At `schedule_tail`, where those of 32-bit calls come by too.
+    pub const STARTS_BY_FUNCTION: u32 = 1 << 20;
 }
 
 /// Bits of [`Config::filters`].
@@ -294,6 +330,15 @@ pub struct Config {
     pub hugetlb_type: u32,
     /// Width of a physical address, bits.
     pub physical_bits: u32,
+    /// `sizeof(struct page)`.
+    pub page_struct: u32,
+    /// Bytes in a page, as a power of two.
+    pub page_shift: u32,
+    /// Bytes in a hugetlb page of the default size.
+    pub hugetlb_bytes: u32,
+    /// Not 0: where a page of a large folio says which one is the first, there may be a mask of
+    /// addresses (`compound_info`, 7.x).
+    pub head_masks: u32,
 }
 
 impl Config {
@@ -324,6 +369,10 @@ impl Config {
         word_type: 0,
         hugetlb_type: MISSING,
         physical_bits: 0,
+        page_struct: 64,
+        page_shift: 12,
+        hugetlb_bytes: 0,
+        head_masks: 0,
     };
 }
 
@@ -335,7 +384,7 @@ impl Syscalls {
 
 const FIELDS: usize = size_of::<Offsets>() / 4;
 const _: () = assert!(
-    size_of::<Config>() == (MAX_CGROUPS + MAX_HIERARCHIES) * 8 + FIELDS * 4 + 2 * 5 * 4 + 20 * 4,
+    size_of::<Config>() == (MAX_CGROUPS + MAX_HIERARCHIES) * 8 + FIELDS * 4 + 2 * 5 * 4 + 24 * 4,
     "Config has padding: add or take a field"
 );
 // SAFETY: `repr(C)`, integers only, and the assertion above proves that there is no padding.
@@ -365,6 +414,12 @@ pub struct TaskState {
     pub exec_at: u64,
     /// When that exec could no longer fail; 0 before.
     pub prepared_at: u64,
+    /// When the old program was gone; 0 before.
+    pub replaced_at: u64,
+    /// When the new one was in place; 0 before.
+    pub loaded_at: u64,
+    /// When the child that the call under way made was set free to run; 0 when not seen.
+    pub woken_at: u64,
     /// That child's process.
     pub child_pid: u32,
     /// That child's task.
@@ -387,9 +442,11 @@ pub mod task {
     pub const FOLLOWED: u8 = 1;
     /// Its first return to user mode has not been seen.
     pub const STARTING: u8 = 2;
+    /// `kernel_clone` has failed in the clone3 under way, and that was told.
+    pub const FAILED: u8 = 4;
 }
 
-const _: () = assert!(size_of::<TaskState>() == 9 * 8 + 2 * 4 + 4 + 4);
+const _: () = assert!(size_of::<TaskState>() == 12 * 8 + 2 * 4 + 4 + 4);
 // SAFETY: `repr(C)`, integers only, and the assertion above proves that there is no padding.
 unsafe impl Plain for TaskState {}
 

@@ -95,11 +95,13 @@ pub struct Role {
     pub max_ns: u64,
     /// Copies that split a huge page.
     pub huge_splits: u64,
+    /// Bytes of hugetlb pages that were copied; they are in no other count.
+    pub hugetlb_bytes: u64,
     /// Faults that copied the page, by time since the fork. Their sum has no counter of its
     /// own: a fault pays for one addition.
     pub curve: [u32; CURVE],
     /// Zero.
-    pub reserved_32: [u32; 14],
+    pub reserved_32: [u32; 12],
 }
 
 impl Role {
@@ -112,6 +114,7 @@ impl Role {
     /// Adds another's counts.
     pub fn add(&mut self, other: &Self) {
         self.reused += other.reused;
+        self.hugetlb_bytes += other.hugetlb_bytes;
         for (sum, one) in self.curve.iter_mut().zip(other.curve) {
             *sum += one;
         }
@@ -233,7 +236,8 @@ pub struct Window {
     pub slot: u32,
     /// The number of ledgers' openings and closings when `slot` was found.
     pub generation: u32,
-    /// The task's minor faults before this one.
+    /// The task's minor faults before this one; inside `do_wp_page` where its argument lies, the
+    /// low bits.
     pub minor_faults: u32,
     /// Number of the page frame that was there, its low bits.
     pub frame: u32,
@@ -261,6 +265,12 @@ pub mod window {
     pub const CHILD: u32 = 8;
     /// The beginning is exact: the end may be timed.
     pub const TIMED: u32 = 32;
+    /// The task is in `do_wp_page`.
+    pub const INSIDE: u32 = 64;
+    /// The page is none that a fork left shared.
+    pub const OTHER: u32 = 128;
+    /// The huge page at this address was split in this fault.
+    pub const SPLIT: u32 = 256;
 }
 
 /// What all programs look at.
@@ -272,6 +282,25 @@ pub struct Shared {
     pub generation: u64,
     /// Where memory is.
     pub layout: Layout,
+    /// What came of the loader's own faults.
+    pub proof: Proof,
+}
+
+/// Before anything is recorded the loader makes a few copy-on-write faults of its own, of which
+/// it knows what they are, and looks whether the programs tell the same.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Proof {
+    /// The first byte of the memory in question; 0 while nothing is to be proved.
+    pub start: u64,
+    /// How many bytes.
+    pub len: u64,
+    /// Faults there that copied the page.
+    pub copied: u64,
+    /// Faults on what a fork had left shared, that did not.
+    pub reused: u64,
+    /// Other faults.
+    pub other: u64,
 }
 
 /// What a CPU has for itself.
@@ -364,13 +393,14 @@ pub struct Paid {
 const LEDGER_HEAD: usize = 16 + 6 * 8 + 2 * COMM_LEN + 6 * 4 + 8;
 
 plain! {
-    Role = 6 * 8 + CURVE * 4 + 14 * 4,
+    Role = 7 * 8 + CURVE * 4 + 12 * 4,
     Ledger = LEDGER_HEAD + ROLES * 192 + ROLES * BUCKETS * 4 + 14 * 4,
     Space = 4 * 4 + 2 * 8,
     Rank = 16,
     Window = 5 * 8 + 6 * 4,
     Layout = 4 * 8,
-    Shared = 5 * 8,
+    Proof = 5 * 8,
+    Shared = 10 * 8,
     PerCpu = 8 * 8,
     Fault = 16 + 4 * 8 + 4 * 4,
     Place = 16,

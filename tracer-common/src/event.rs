@@ -246,8 +246,12 @@ pub struct Exec {
     pub cgroup: u64,
     /// Entry of the call to `sched_process_exec` (failed: to its return), or [`NONE`].
     pub latency_ns: u64,
-    /// Entry of the call to `sched_prepare_exec`, the last moment it may fail, or [`NONE`].
+    /// Entry of the call to the last moment it may fail (`begin_new_exec`), or [`NONE`].
     pub prepare_ns: u64,
+    /// From there until the old program was gone (`setup_new_exec`), or [`NONE`].
+    pub replace_ns: u64,
+    /// From there until the new one was in place (`finalize_exec`), or [`NONE`].
+    pub load_ns: u64,
     /// From the spawn to here, or [`NONE`].
     pub since_spawn_ns: u64,
     /// Name of the task, after a successful exec the new one.
@@ -356,6 +360,8 @@ pub struct Counters {
     pub exits: u64,
     /// Tasks whose state did not fit into its map: their latencies are unknown.
     pub forgotten: u64,
+    /// Calls whose return was not seen (the kernel keeps so many returns at once).
+    pub unreturned: u64,
     /// Followed processes made.
     pub followed_made: u64,
     /// Followed processes that ended.
@@ -371,7 +377,7 @@ pub struct Counters {
     /// Stacks that did not fit into their map.
     pub cow_unstacked: u64,
     /// Zero: fills the last cache line, so that no CPU writes to another's.
-    pub reserved: [u64; 7],
+    pub reserved: [u64; 6],
 }
 
 /// A number for a control group that is unique across hierarchies: the number of the
@@ -388,11 +394,11 @@ plain! {
     SpawnReturn = 16 + 3 * 8 + 2 * 4,
     ChildStart = 16 + 2 * 8 + 2 * 4,
     SpawnFailure = 16 + 3 * 8 + COMM_LEN + 4 * 4 + 8,
-    Exec = 16 + 5 * 8 + COMM_LEN + 8 * 4 + 8,
+    Exec = 16 + 7 * 8 + COMM_LEN + 8 * 4 + 8,
     Exit = 16 + 3 * 8 + COMM_LEN + 5 * 4 + 4,
     Cgroup = 16 + 8 + 8,
     Stage = 4 * 8,
-    Counters = KINDS * 32 + (crate::mechanism::MECHANISMS + 7 + 7 + 7) * 8,
+    Counters = KINDS * 32 + (crate::mechanism::MECHANISMS + 8 + 7 + 6) * 8,
 }
 
 const _: () = {
@@ -400,7 +406,7 @@ const _: () = {
     assert!(offset_of!(Header, at) == 8);
     assert!(offset_of!(Spawn, parent_comm) == 72 && offset_of!(Spawn, mechanism) == 120);
     assert!(offset_of!(SpawnFailure, parent_comm) == 40 && offset_of!(SpawnFailure, door) == 73);
-    assert!(offset_of!(Exec, comm) == 56 && offset_of!(Exec, mechanism) == 104);
+    assert!(offset_of!(Exec, comm) == 72 && offset_of!(Exec, mechanism) == 120);
     assert!(offset_of!(Exit, comm) == 40 && offset_of!(Exit, mechanism) == 76);
     assert!(KINDS == Kind::ALL.len());
 };

@@ -3,6 +3,7 @@
 
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_uid_gid};
 use forkscope_common::{
+    config::feature,
     cow::{CHILD, CURVE, ENOUGH_TIMED, LEDGER_CORE, Ledger, PARENT, Rank, Space, end},
     event::{COMM_LEN, Kind},
     mechanism::{Evidence, Mechanism, flag},
@@ -10,9 +11,10 @@ use forkscope_common::{
 
 use crate::{
     emit::{Cpu, add, count, gate_open, jiffies, now},
+    fault::by_function::own_window,
     filter::{self, Subject},
-    kernel::{Task, current, current_comm, opaque},
-    maps::{FREE, LEDGERS, RANKS, SHARED, SPACES, TASKS},
+    kernel::{Task, current, current_comm, has, opaque},
+    maps::{FREE, LEDGERS, OWNERS, RANKS, SHARED, SPACES, TASKS},
     spawn::{is_followed, traced_task},
 };
 
@@ -185,6 +187,10 @@ fn opened(cpu: Cpu, fork: &Fork<'_>) {
     if SPACES.insert(fork.child_mm, child, 0).is_err() {
         count!(cpu, cow_unledgered);
     }
+    if has(feature::ENDS_WITH_PROCESS) {
+        let _ = OWNERS.insert(fork.parent_pid, fork.parent_mm, 0);
+        let _ = OWNERS.insert(fork.child_pid, fork.child_mm, 0);
+    }
     next_generation();
 }
 
@@ -288,6 +294,36 @@ pub fn torn_down(mm: u64) {
     }
     let _ = SPACES.remove(mm);
     next_generation();
+}
+
+/// A teardown begins; its end is told without saying of what.
+#[inline(always)]
+pub fn teardown_begun(mm: u64) {
+    if let Some(at) = own_window() {
+        at.address = mm;
+    }
+}
+
+/// It has ended.
+#[inline(always)]
+pub fn teardown_ended() {
+    if let Some(at) = own_window() {
+        torn_down(at.address);
+    }
+}
+
+/// Where no event tells of the end of an address space: its process has exited, or has made an
+/// exec, and the memory that it had is torn down.
+#[inline(always)]
+pub fn left_behind(pid: u32, exits: bool) {
+    // SAFETY: the value is copied out at once.
+    let Some(mm) = unsafe { OWNERS.get(pid) }.copied() else { return };
+    if exits && let Some(space) = SPACES.get_ptr_mut(mm) {
+        // SAFETY: a live map element.
+        unsafe { (*space).ended = end::EXIT };
+    }
+    let _ = OWNERS.remove(pid);
+    torn_down(mm);
 }
 
 /// The last task of a process ends: its memory will be torn down for that.

@@ -2,7 +2,7 @@
 
 use aya_ebpf::helpers::bpf_get_current_uid_gid;
 use forkscope_common::{
-    config::{feature, slot, task},
+    config::{TaskState, feature, slot, task},
     event::{self, Kind, MAX_ARGV, MAX_FILENAME, NO_MECHANISM, NONE, flags},
 };
 
@@ -30,11 +30,34 @@ pub fn entered() {
     state.exec_at = now();
 }
 
-/// `sched_prepare_exec`: the last moment before the old program is given up.
+/// The old program is gone, and its memory.
+#[inline(always)]
+pub fn replaced() {
+    if let Some(state) = own_state() {
+        // SAFETY: a live map element of the current task, which nobody else writes.
+        unsafe { (*state).replaced_at = now() };
+    }
+}
+
+/// The new program is in place.
+#[inline(always)]
+pub fn loaded() {
+    if let Some(state) = own_state() {
+        // SAFETY: as above.
+        unsafe { (*state).loaded_at = now() };
+    }
+}
+
+#[inline(always)]
+fn own_state() -> Option<*mut TaskState> {
+    let (_, tid) = traced_task()?;
+    TASKS.get_ptr_mut(tid)
+}
+
+/// The last moment before the old program is given up.
 #[inline(always)]
 pub fn prepared() {
-    let Some((_, tid)) = traced_task() else { return };
-    if let Some(state) = TASKS.get_ptr_mut(tid) {
+    if let Some(state) = own_state() {
         // SAFETY: as above.
         unsafe { (*state).prepared_at = now() };
     }
@@ -47,6 +70,8 @@ struct Known {
     spawned_at: u64,
     exec_at: u64,
     prepared_at: u64,
+    replaced_at: u64,
+    loaded_at: u64,
 }
 
 /// Takes the call's entry out of the state of `tid`, and looks up the spawn of `pid`.
@@ -58,6 +83,8 @@ fn known(pid: u32, tid: u32, start: u64) -> Known {
         spawned_at: 0,
         exec_at: 0,
         prepared_at: 0,
+        replaced_at: 0,
+        loaded_at: 0,
     };
     if let Some(state) = TASKS.get_ptr_mut(tid) {
         // SAFETY: a live map element of the current task, which nobody else writes.
@@ -69,9 +96,14 @@ fn known(pid: u32, tid: u32, start: u64) -> Known {
         state.prepared_at = 0;
     }
     if let Some(state) = TASKS.get_ptr_mut(pid) {
-        // SAFETY: as above; the leader's state is only read, and is stable after its spawn.
-        let state = unsafe { &*state };
+        // SAFETY: as above; the leader is gone, or it is the current task.
+        let state = unsafe { &mut *state };
         known.followed |= state.flags & task::FOLLOWED != 0;
+        // From `begin_new_exec` on a thread has its leader's number.
+        known.replaced_at = state.replaced_at;
+        known.loaded_at = state.loaded_at;
+        state.replaced_at = 0;
+        state.loaded_at = 0;
         if state.spawned_at != 0 && state.start == start {
             known.mechanism = state.mechanism;
             known.spawned_at = state.spawned_at;
@@ -100,17 +132,15 @@ fn begin(cpu: Cpu, task: Task, old_tid: u32, at: u64) -> Option<(event::Exec, Kn
         return None;
     }
     let since = |moment: u64| if moment == 0 { NONE } else { at - moment };
-    let prepare_ns = if known.exec_at == 0 || known.prepared_at == 0 {
-        NONE
-    } else {
-        known.prepared_at - known.exec_at
-    };
+    let phase = |from: u64, to: u64| if from == 0 || to < from { NONE } else { to - from };
     let record = event::Exec {
         header: cpu.header(Kind::Exec, 0, at),
         start,
         cgroup: cgroup::id(css_set),
         latency_ns: since(known.exec_at),
-        prepare_ns,
+        prepare_ns: phase(known.exec_at, known.prepared_at),
+        replace_ns: phase(known.prepared_at, known.replaced_at),
+        load_ns: phase(known.replaced_at, known.loaded_at),
         since_spawn_ns: since(known.spawned_at),
         comm,
         pid,

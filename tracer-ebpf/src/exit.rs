@@ -21,8 +21,8 @@ use crate::{
 pub fn ended(task: Task, group_dead: bool) {
     let Some(cpu) = Cpu::current() else { return };
     let Some((pid, tid)) = traced_task() else { return };
-    if has(feature::COW) {
-        fault::task_ended(cpu, task);
+    if has(feature::COW) && !has(feature::COW_BY_FUNCTION) {
+        fault::by_event::task_ended(cpu, task);
     }
     let mut followed = false;
     let mut mechanism = NO_MECHANISM;
@@ -48,6 +48,9 @@ pub fn ended(task: Task, group_dead: bool) {
         let _ = TASKS.remove(pid);
         if has(feature::COW) {
             cow::process_ended(task, pid);
+            if has(feature::ENDS_WITH_PROCESS) {
+                cow::left_behind(pid, true);
+            }
         }
         if followed {
             count!(cpu, followed_ended);

@@ -90,7 +90,7 @@ impl Ptr {
 
     /// A field anywhere.
     #[inline(always)]
-    fn probe<T: Copy>(self, offset: u32) -> Option<T> {
+    pub fn probe<T: Copy>(self, offset: u32) -> Option<T> {
         if offset == MISSING {
             return None;
         }
@@ -177,6 +177,10 @@ impl Task {
     /// Its kernel stack, first byte.
     #[inline(always)]
     pub fn stack(self) -> u64 {
+        if has(feature::DIRECT_LOADS) {
+            // A `void *` is a pointer to the verifier of 7.x, and nobody may calculate with it.
+            return load(self.0.address().wrapping_add(u64::from(config!(offsets.task_stack))));
+        }
         self.0.field(config!(offsets.task_stack)).unwrap_or(0)
     }
 
@@ -385,13 +389,13 @@ impl Mm {
         }
         let mut pages: i64 = 0;
         for kind in RESIDENT {
-            let offset = if has(feature::RSS_PERCPU) {
-                base.wrapping_add(kind.wrapping_mul(config!(percpu_counter_size)))
-                    .wrapping_add(config!(offsets.percpu_counter_count))
+            pages += if has(feature::RSS_PERCPU) {
+                let counter = base.wrapping_add(kind.wrapping_mul(config!(percpu_counter_size)));
+                self.0.field::<i64>(counter.wrapping_add(config!(offsets.percpu_counter_count)))?
             } else {
-                base.wrapping_add(kind.wrapping_mul(8))
+                // Not by its type: 6.1's verifier knows no `atomic_long_t` in an array.
+                self.0.probe::<i64>(base.wrapping_add(kind.wrapping_mul(8)))?
             };
-            pages += self.0.field::<i64>(offset)?;
         }
         Some(if pages > 0 { pages as u64 * config!(page_size) as u64 } else { 0 })
     }

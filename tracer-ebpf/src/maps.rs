@@ -92,6 +92,11 @@ pub static FREE: Queue<u32> = Queue::with_max_entries(1, 0);
 #[map]
 pub static SPACES: HashMap<u64, Space> = HashMap::with_max_entries(1, 0);
 
+/// The address space of a process that took part in a fork, where nothing else tells of its end.
+/// Set at load, as `SPACES`.
+#[map]
+pub static OWNERS: HashMap<u32, u64> = HashMap::with_max_entries(1, 0);
+
 /// Slots of open ledgers, by parent and rank: as many as there are ledgers.
 #[map]
 pub static RANKS: HashMap<Rank, u32> = HashMap::with_max_entries(1, 0);

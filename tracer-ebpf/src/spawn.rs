@@ -100,9 +100,11 @@ pub fn made(child: Task, clone_flags: u64) {
         return;
     }
 
-    let timed = has(feature::LATENCY) && !compat && !matches!(door, Door::None);
+    let called = !matches!(door, Door::None);
+    let timed = has(feature::CALLS) && called && (!compat || has(feature::CALLS_BY_FUNCTION));
+    let starts = has(feature::STARTS) && called && (!compat || has(feature::STARTS_BY_FUNCTION));
     let mut task_flags = if follows { task::FOLLOWED } else { 0 };
-    if timed && recorded {
+    if starts && recorded {
         task_flags |= task::STARTING;
     }
     let (spawned_at, how) = if recorded { (at, mechanism as u8) } else { (0, NO_MECHANISM) };
@@ -116,23 +118,23 @@ pub fn made(child: Task, clone_flags: u64) {
 
     let mut record_flags = if compat { flags::COMPAT } else { 0 };
     let mut copy_ns = NONE;
-    if timed {
+    if starts {
         record_flags |= flags::AWAITS_START;
-        if let Some(state) = state {
-            // SAFETY: as above.
-            let state = unsafe { &mut *state };
-            if state.call_at != 0 {
-                record_flags |= flags::AWAITS_RETURN;
-                state.made_at = at;
-                state.child_start = child_start;
-                state.child_pid = child_pid;
-                state.child_tid = child_tid;
-                state.call_mechanism = mechanism as u8;
-                state.call_blocks = u8::from(clone_flags & flag::VFORK != 0);
-                if state.copy_ns != 0 {
-                    copy_ns = state.copy_ns;
-                    cpu.record(slot::COPY, copy_ns);
-                }
+    }
+    if timed && let Some(state) = state {
+        // SAFETY: as above.
+        let state = unsafe { &mut *state };
+        if state.call_at != 0 {
+            record_flags |= flags::AWAITS_RETURN;
+            state.made_at = at;
+            state.child_start = child_start;
+            state.child_pid = child_pid;
+            state.child_tid = child_tid;
+            state.call_mechanism = mechanism as u8;
+            state.call_blocks = u8::from(clone_flags & flag::VFORK != 0);
+            if state.copy_ns != 0 {
+                copy_ns = state.copy_ns;
+                cpu.record(slot::COPY, copy_ns);
             }
         }
     }
@@ -207,10 +209,64 @@ pub fn call_entered() {
     let Some(state) = state_of(cpu, tid) else { return };
     // SAFETY: a live map element of the current task, which nobody else writes.
     let state = unsafe { &mut *state };
+    if state.made_at != 0 {
+        count!(cpu, unreturned);
+    }
     state.copy_at = 0;
     state.copy_ns = 0;
     state.made_at = 0;
+    state.woken_at = 0;
     state.call_at = now();
+}
+
+/// The child may run.
+#[inline(always)]
+pub fn woken() {
+    let Some((_, tid)) = traced_task() else { return };
+    if let Some(state) = TASKS.get_ptr_mut(tid) {
+        // SAFETY: as above.
+        let state = unsafe { &mut *state };
+        if state.call_blocks != 0 && state.made_at != 0 {
+            state.woken_at = now();
+        }
+    }
+}
+
+/// The memory of one mapping is about to be duplicated.
+#[inline(always)]
+pub fn range_begun() {
+    if let Some(state) = in_fork() {
+        // SAFETY: as in `in_fork`.
+        unsafe { (*state).copy_at = now() };
+    }
+}
+
+/// It has been.
+#[inline(always)]
+pub fn range_ended() {
+    if let Some(state) = in_fork() {
+        // SAFETY: as in `in_fork`.
+        let state = unsafe { &mut *state };
+        if state.copy_at != 0 {
+            state.copy_ns += now() - state.copy_at;
+            state.copy_at = 0;
+        }
+    }
+}
+
+/// The current task's state, if it is in a creating call that has made nothing yet.
+#[inline(always)]
+fn in_fork() -> Option<*mut TaskState> {
+    let (_, tid) = traced_task()?;
+    let state = TASKS.get_ptr_mut(tid)?;
+    // SAFETY: a live map element of the current task, which nobody else writes.
+    if unsafe { (*state).call_at == 0 || (*state).made_at != 0 } { None } else { Some(state) }
+}
+
+/// Whether a task's syscall under way is a creating one.
+#[inline(always)]
+pub fn in_creating_call(task: Task) -> bool {
+    !matches!(task.regs().door(false), Door::None)
 }
 
 /// The lock of the current task's address space was taken for writing: inside a creating
@@ -242,13 +298,10 @@ pub fn copy_ended(mm: Ptr) {
 #[inline(always)]
 fn copying(mm: Ptr) -> Option<*mut TaskState> {
     let task = current();
-    if matches!(task.regs().door(false), Door::None) || !task.mm().is(mm) {
+    if !in_creating_call(task) || !task.mm().is(mm) {
         return None;
     }
-    let (_, tid) = traced_task()?;
-    let state = TASKS.get_ptr_mut(tid)?;
-    // SAFETY: a live map element of the current task, which nobody else writes.
-    if unsafe { (*state).call_at == 0 || (*state).made_at != 0 } { None } else { Some(state) }
+    in_fork()
 }
 
 /// Linux's `ERESTARTSYS` to `ERESTART_RESTARTBLOCK`: the call is made again, or becomes EINTR.
@@ -257,16 +310,83 @@ pub fn restarts(ret: i64) -> bool {
     (-516..=-512).contains(&ret)
 }
 
-/// Return of a creating call, in the parent and, for the first time, in the child.
+/// Return of a creating syscall, in the parent and, for the first time, in the child.
 #[inline(always)]
-pub fn call_returned(door: Door, ret: i64) {
+pub fn syscall_returned(door: Door, ret: i64) {
     let Some(cpu) = Cpu::current() else { return };
     let Some((pid, tid)) = traced_task() else { return };
     let state = TASKS.get_ptr_mut(tid);
     if ret == 0 {
-        child_started(cpu, pid, tid, state);
+        if has(feature::STARTS) && !has(feature::STARTS_BY_FUNCTION) {
+            child_started(cpu, pid, tid, state);
+        }
         return;
     }
+    if has(feature::CALLS) && !has(feature::CALLS_BY_FUNCTION) {
+        call_returned(cpu, pid, tid, door, ret, state);
+    }
+}
+
+/// Return of `kernel_clone`.
+#[inline(always)]
+pub fn clone_returned(ret: i32) {
+    let Some(cpu) = Cpu::current() else { return };
+    let Some((pid, tid)) = traced_task() else { return };
+    let state = TASKS.get_ptr_mut(tid);
+    let task = current();
+    let door = task.regs().door(task.in_compat_call());
+    if ret < 0 {
+        if matches!(door, Door::None) {
+            return; // the kernel for itself
+        }
+        if matches!(door, Door::Clone3)
+            && let Some(state) = state
+        {
+            // SAFETY: a live map element of the current task, which nobody else writes.
+            unsafe { (*state).flags |= task::FAILED };
+        }
+    }
+    call_returned(cpu, pid, tid, door, i64::from(ret), state);
+}
+
+/// Return of clone3: it may fail before it comes to `kernel_clone`.
+#[inline(always)]
+pub fn clone3_returned(ret: i64) {
+    if ret >= 0 {
+        return;
+    }
+    let Some(cpu) = Cpu::current() else { return };
+    let Some((pid, tid)) = traced_task() else { return };
+    let state = TASKS.get_ptr_mut(tid);
+    if let Some(state) = state {
+        // SAFETY: as above.
+        let state = unsafe { &mut *state };
+        if state.flags & task::FAILED != 0 {
+            state.flags &= !task::FAILED;
+            return;
+        }
+    }
+    call_returned(cpu, pid, tid, Door::Clone3, ret, state);
+}
+
+/// `schedule_tail` is done: the child runs.
+#[inline(always)]
+pub fn child_runs() {
+    let Some(cpu) = Cpu::current() else { return };
+    let Some((pid, tid)) = traced_task() else { return };
+    child_started(cpu, pid, tid, TASKS.get_ptr_mut(tid));
+}
+
+/// A creating call returns in the parent.
+#[inline(always)]
+fn call_returned(
+    cpu: Cpu,
+    pid: u32,
+    tid: u32,
+    door: Door,
+    ret: i64,
+    state: Option<*mut TaskState>,
+) {
     if ret < 0 {
         if let Some(state) = state {
             // SAFETY: a live map element of the current task, which nobody else writes.
@@ -289,7 +409,10 @@ pub fn call_returned(door: Door, ret: i64) {
     }
     let at = now();
     let latency_ns = at - entered;
-    let blocked_ns = if state.call_blocks != 0 { at - made_at } else { NONE };
+    let mut blocked_ns = NONE;
+    if state.call_blocks != 0 {
+        blocked_ns = at - if state.woken_at != 0 { state.woken_at } else { made_at };
+    }
     let mechanism = u32::from(state.call_mechanism);
     cpu.record(slot::SPAWN_LATENCY + mechanism, latency_ns);
     if blocked_ns != NONE {

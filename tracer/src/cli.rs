@@ -143,12 +143,30 @@ enum Measure {
     Cow,
 }
 
+/// `--backend`
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum BackendFlag {
+pub enum BackendFlag {
+    /// The best there is, for each measurement.
     Auto,
+    /// Entry and exit of functions, by BPF trampolines.
     Fentry,
+    /// Entry and return of functions, by breakpoints.
     Kprobe,
+    /// BTF tracepoints, and those of single syscalls.
     Tracepoint,
+}
+
+impl BackendFlag {
+    /// The one that is asked for.
+    #[must_use]
+    pub const fn backend(self) -> Option<Backend> {
+        match self {
+            Self::Auto => None,
+            Self::Fentry => Some(Backend::Fentry),
+            Self::Kprobe => Some(Backend::Kprobe),
+            Self::Tracepoint => Some(Backend::Tracepoint),
+        }
+    }
 }
 
 /// Flags of `workload`.
@@ -210,6 +228,9 @@ pub struct Doctor {
     /// How it is written
     #[arg(long, value_enum, default_value = "text")]
     pub format: Format,
+    /// What would be measured with these hooks alone
+    #[arg(long, value_enum, default_value = "auto")]
+    pub backend: BackendFlag,
 }
 
 /// Reads the command line; help and version are printed here.
@@ -319,12 +340,7 @@ impl Trace {
                 faults: self.faults,
                 ..CowDetail::SAMPLED
             },
-            backend: match self.backend {
-                BackendFlag::Auto => None,
-                BackendFlag::Fentry => Some(Backend::Fentry),
-                BackendFlag::Kprobe => Some(Backend::Kprobe),
-                BackendFlag::Tracepoint => Some(Backend::Tracepoint),
-            },
+            backend: self.backend.backend(),
             max_argv: self.max_argv,
             ring_bytes: self.buffer.next_power_of_two() as u32,
             command_only: !self.command.is_empty(),

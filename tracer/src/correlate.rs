@@ -443,6 +443,8 @@ impl Correlator {
             errno: (exec.errno != 0).then(|| errno_name(exec.errno)),
             latency_ns: known(exec.latency_ns),
             prepare_ns: known(exec.prepare_ns),
+            replace_ns: known(exec.replace_ns),
+            load_ns: known(exec.load_ns),
             since_spawn_ns: known(exec.since_spawn_ns),
             mechanism: mechanism_name(exec.mechanism),
             uid: exec.uid,

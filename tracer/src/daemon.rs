@@ -19,7 +19,7 @@ use crate::{
     decode::{Event, decode},
     failure::{Failure, Why},
     kernel::{
-        backend::{COW_FAULT, Measurement, assess, choose, sees_calls, sees_cow},
+        backend::{COW_FAULT, Measurement, Part},
         cgroups::Cgroups,
         clock_ns,
         host::Host,
@@ -122,15 +122,10 @@ impl Session {
     /// # Errors
     /// When privileges are missing, or this kernel cannot do it.
     pub fn load(plan: Plan) -> Result<Self, Failure> {
-        let host = Host::gather();
-        let missing = host.missing_to_load();
-        if !missing.is_empty() {
-            return Err(crate::kernel::load::not_permitted(&missing));
-        }
-        choose(&host, &plan)?;
-        let mut live = Live::load(&host, &plan, std::process::id())?;
+        let mut host = Host::gather();
+        let mut live = Live::load(&mut host, &plan, std::process::id())?;
         let ring = live.take_ring().ok_or_else(|| Failure::new(Why::Failed, "no ring"))?;
-        let measurements = assess(&host, &plan);
+        let measurements = live.choice().measurements.clone();
         Ok(Self { host, plan, live, ring, began: Instant::now(), measurements })
     }
 
@@ -140,7 +135,7 @@ impl Session {
         let mut notes: Vec<String> = self
             .measurements
             .iter()
-            .filter(|m| m.state.is_worse())
+            .filter(|m| m.state.is_worse() && !m.minor)
             .map(|m| {
                 let why = m.why.as_deref().unwrap_or_default();
                 format!("{}: {}: {why}", m.title, m.state.name())
@@ -178,7 +173,7 @@ impl Session {
             host: self.host.name.clone(),
             kernel: self.host.kernel.clone(),
             arch: self.host.arch.clone(),
-            backend: "tracepoint",
+            backend: self.live.choice().backend.name(),
             boot_id: self.host.boot_id.clone(),
             time: crate::record::Time(clock_ns(libc::CLOCK_REALTIME)),
             measures,
@@ -498,6 +493,10 @@ impl<'a> Run<'a> {
                 "tasks or control groups did not fit into the kernel side's memory: some latencies are null",
             ),
             (
+                raw.unreturned,
+                "returns of calls were not seen (the kernel keeps so many at once): their latencies are null",
+            ),
+            (
                 raw.cow_unledgered,
                 "forks found no room for a ledger: their copy-on-write is in the totals alone",
             ),
@@ -518,11 +517,16 @@ impl<'a> Run<'a> {
                 crate::trace::note(&format!("{n} {what}"));
             }
         }
-        let sees_calls = sees_calls(&self.session.host);
-        let sees_cow = sees_cow(&self.session.host);
+        let choice = self.session.live.choice();
+        let measured = |part| choice.of(part).is_some();
+        let sees = stats::Sees {
+            spawn_failures: measured(Part::Calls),
+            exec_failures: measured(Part::Execs),
+            cow: measured(Part::Cow),
+        };
         Summary {
             duration_ns: duration.as_nanos() as u64,
-            counters: stats::counters(&raw, self.session.plan.measures, sees_calls, sees_cow),
+            counters: stats::counters(&raw, self.session.plan.measures, sees),
             lost: LostTotals {
                 kernel: lost_in_kernel(&raw, &self.session.live),
                 decode: self.decode_errors,
@@ -537,7 +541,7 @@ impl<'a> Run<'a> {
 fn lost_in_kernel(raw: &Raw, live: &Live) -> u64 {
     let dropped: u64 = raw.stages.iter().map(|stage| stage.dropped).sum();
     // A fork without a ledger is a record that there is not.
-    dropped + raw.cow_unledgered + live.missed().values().sum::<u64>()
+    dropped + raw.cow_unledgered + raw.unreturned + live.missed().values().sum::<u64>()
 }
 
 /// Watches a descriptor, by a copy of its own.

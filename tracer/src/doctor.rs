@@ -8,41 +8,82 @@ use crate::{
     cli::{Doctor, Format},
     failure::{Failure, Why},
     kernel::{
-        backend::{Measurement, State, assess, choose},
+        backend::{COW_FAULT, Measurement, State, assess},
         host::{CAPABILITIES, Host},
-        load::{Live, OBJECT_ORIGIN, OBJECT_SHA256},
+        load::{Cost, Live, OBJECT_ORIGIN, OBJECT_SHA256},
     },
-    plan::Plan,
+    plan::{Backend, Plan},
     record::SCHEMA,
     text::fit,
 };
 
+/// Every backend there could be.
+const BACKENDS: [Backend; 3] = [Backend::Fentry, Backend::Tracepoint, Backend::Kprobe];
+
 /// What came of loading and attaching everything.
 struct Trial {
-    programs: usize,
+    /// The backend in use.
+    backend: Option<Backend>,
+    measurements: Vec<Measurement>,
+    costs: Vec<Cost>,
     /// Fallbacks that loading had to take.
     notes: Vec<String>,
     failure: Option<Failure>,
+    /// What came of the backends, each for itself.
+    each: Vec<(Backend, Result<(), Failure>)>,
 }
 
-fn trial(host: &Host) -> Trial {
-    let plan = Plan::everything();
-    let attempt = choose(host, &plan).and_then(|_| {
-        let mut live = Live::load(host, &plan, std::process::id())?;
-        live.attach(host)?;
-        let found = (live.programs().len(), live.notes().to_vec());
-        live.detach();
-        Ok(found)
-    });
-    match attempt {
-        Ok((programs, notes)) => Trial { programs, notes, failure: None },
-        Err(failure) => Trial { programs: 0, notes: Vec::new(), failure: Some(failure) },
+fn plan(backend: Option<Backend>) -> Plan {
+    Plan { backend, ..Plan::everything() }
+}
+
+fn attempt(host: &mut Host, backend: Option<Backend>) -> Result<Trial, Failure> {
+    let mut live = Live::load(host, &plan(backend), std::process::id())?;
+    live.attach(host)?;
+    let mut measurements = live.choice().measurements.clone();
+    let notes = live.notes().to_vec();
+    if !live.times_faults() {
+        for m in measurements.iter_mut().filter(|m| m.key == COW_FAULT) {
+            m.miss(notes.last().cloned().unwrap_or_default());
+        }
     }
+    let found = Trial {
+        backend: Some(live.choice().backend),
+        measurements,
+        costs: live.costs().to_vec(),
+        notes,
+        failure: None,
+        each: Vec::new(),
+    };
+    live.detach();
+    Ok(found)
+}
+
+fn trial(host: &mut Host, backend: Option<Backend>) -> Trial {
+    let mut trial = attempt(host, backend).unwrap_or_else(|failure| Trial {
+        backend: None,
+        measurements: assess(host, &plan(backend)),
+        costs: Vec::new(),
+        notes: Vec::new(),
+        failure: Some(failure),
+        each: Vec::new(),
+    });
+    for one in BACKENDS {
+        let found = match &trial.failure {
+            Some(failure) if backend == Some(one) || failure.why == Why::NotPermitted => {
+                Err(Failure::new(failure.why, failure.message.clone()))
+            }
+            _ if trial.backend == Some(one) => Ok(()),
+            _ => attempt(host, Some(one)).map(|_| ()),
+        };
+        trial.each.push((one, found));
+    }
+    trial
 }
 
 /// What is measured here, by whoever asks: nothing without the privileges to load.
-fn measurements(host: &Host, trial: &Trial) -> Vec<Measurement> {
-    let mut all = assess(host, &Plan::everything());
+fn measurements(trial: &Trial) -> Vec<Measurement> {
+    let mut all = trial.measurements.clone();
     if let Some(failure) = &trial.failure {
         for m in &mut all {
             if m.state != State::Missing {
@@ -61,8 +102,8 @@ fn measurements(host: &Host, trial: &Trial) -> Vec<Measurement> {
 
 /// Prints it. The exit code is 0 whatever it finds: finding out is what was asked for.
 pub fn run(flags: &Doctor) -> u8 {
-    let host = Host::gather();
-    let trial = trial(&host);
+    let mut host = Host::gather();
+    let trial = trial(&mut host, flags.backend.backend());
     let text = match flags.format {
         Format::Text => text(&host, &trial),
         Format::Json => format!("{}\n", json(&host, &trial)),
@@ -85,9 +126,12 @@ fn held(host: &Host) -> (Vec<&'static str>, Vec<&'static str>) {
     )
 }
 
-/// Backends besides the one in use, and why they are not.
-const OTHERS: [(&str, &str); 2] =
-    [("fentry", "not part of this version"), ("kprobe", "not part of this version")];
+/// Why a backend cannot be had, without the words around it.
+fn reason(failure: &Failure) -> &str {
+    let message = failure.message.as_str();
+    let message = message.split_once(" cannot be had: ").map_or(message, |(_, why)| why);
+    message.strip_suffix("; leave out --backend").unwrap_or(message)
+}
 
 fn text(host: &Host, trial: &Trial) -> String {
     let mut out = String::new();
@@ -121,7 +165,7 @@ fn text(host: &Host, trial: &Trial) -> String {
     match &trial.failure {
         None => {
             let _ =
-                writeln!(out, "tried just now: {} programs loaded and attached", trial.programs);
+                writeln!(out, "tried just now: {} programs loaded and attached", trial.costs.len());
         }
         Some(failure) => {
             let _ = writeln!(out, "tried just now: {failure}");
@@ -130,8 +174,13 @@ fn text(host: &Host, trial: &Trial) -> String {
     for note in &trial.notes {
         let _ = writeln!(out, "fallback: {note}");
     }
+    for (backend, found) in &trial.each {
+        let found = found.as_ref().map_or_else(reason, |()| "can be had");
+        let used = if trial.backend == Some(*backend) { ", in use" } else { "" };
+        let _ = writeln!(out, "{} backend: {found}{used}", backend.name());
+    }
     let _ = writeln!(out, "\n{} {} state", fit("measurement", 26), fit("by", 52));
-    for m in measurements(host, trial) {
+    for m in measurements(trial) {
         let by = if m.by.is_empty() { "–" } else { &m.by };
         if by.chars().count() > 52 {
             let _ = writeln!(out, "{} {by}", fit(m.title, 26));
@@ -142,19 +191,43 @@ fn text(host: &Host, trial: &Trial) -> String {
         if let Some(why) = &m.why {
             let _ = writeln!(out, "{:26}   {why}", "");
         }
+        for (backend, why) in m.instead_of.iter().filter(|(backend, _)| had(trial, *backend)) {
+            let _ = writeln!(out, "{:26}   not by {}: {why}", "", backend.name());
+        }
         if let Some(mend) = &m.mend {
             let _ = writeln!(out, "{:26}   to mend it: {mend}", "");
         }
     }
-    for (name, why) in OTHERS {
-        let _ = writeln!(out, "{name} backend: {why}");
-    }
     out
+}
+
+/// Whether a backend can be had at all: where not, it is said once.
+fn had(trial: &Trial, backend: Backend) -> bool {
+    trial.each.iter().any(|(one, found)| *one == backend && found.is_ok())
 }
 
 fn json(host: &Host, trial: &Trial) -> Value {
     let (held, missing) = held(host);
-    let measurements: Vec<Value> = measurements(host, trial)
+    let backends: serde_json::Map<String, Value> = trial
+        .each
+        .iter()
+        .map(|(backend, found)| {
+            let found = found.as_ref().map_or_else(reason, |()| "ok");
+            (backend.name().to_string(), found.into())
+        })
+        .collect();
+    let costs: Vec<Value> = trial
+        .costs
+        .iter()
+        .map(|cost| {
+            json!({
+                "name": cost.program,
+                "verified_instructions": cost.verified_instructions,
+                "load_ns": cost.load_ns,
+            })
+        })
+        .collect();
+    let measurements: Vec<Value> = measurements(trial)
         .into_iter()
         .map(|m| {
             json!({
@@ -163,6 +236,11 @@ fn json(host: &Host, trial: &Trial) -> Value {
                 "state": m.state.name(),
                 "why": m.why,
                 "mend": m.mend,
+                "instead_of": m
+                    .instead_of
+                    .iter()
+                    .map(|(backend, why)| (backend.name().to_string(), why.as_str().into()))
+                    .collect::<serde_json::Map<String, Value>>(),
             })
         })
         .collect();
@@ -178,13 +256,10 @@ fn json(host: &Host, trial: &Trial) -> Value {
         "tracefs": host.tracefs.as_ref().map_or_else(Clone::clone, |fs| fs.by.clone()),
         "root": host.root,
         "capabilities": { "held": held, "missing": missing },
-        "backend": if trial.failure.is_none() { Some("tracepoint") } else { None },
-        "backends": {
-            "tracepoint": trial.failure.as_ref().map_or_else(|| "ok".to_string(), ToString::to_string),
-            "fentry": OTHERS[0].1,
-            "kprobe": OTHERS[1].1,
-        },
-        "programs": trial.programs,
+        "backend": trial.backend.map(Backend::name),
+        "backends": backends,
+        "programs": trial.costs.len(),
+        "program_costs": costs,
         "fallbacks": trial.notes,
         "ebpf_object": { "sha256": OBJECT_SHA256, "origin": OBJECT_ORIGIN },
         "measurements": measurements,

@@ -161,6 +161,10 @@ pub struct Exec {
     pub latency_ns: Option<u64>,
     /// The part of it before the old program was given up.
     pub prepare_ns: Option<u64>,
+    /// The part until the old program was gone, with its memory and its other threads.
+    pub replace_ns: Option<u64>,
+    /// The part until the new one was in place.
+    pub load_ns: Option<u64>,
     /// Since the spawn.
     pub since_spawn_ns: Option<u64>,
     /// How the process was made.

@@ -89,11 +89,21 @@ pub fn histograms(all: &[Totals]) -> Histograms {
     }
 }
 
+/// What besides spawns, execs and exits there are hooks for.
+#[derive(Clone, Copy)]
+pub struct Sees {
+    /// Creating calls that fail.
+    pub spawn_failures: bool,
+    /// Execs that fail.
+    pub exec_failures: bool,
+    /// Copy-on-write faults.
+    pub cow: bool,
+}
+
 /// Totals; what was not measured is `None`.
 #[must_use]
-pub fn counters(raw: &Raw, measures: Measures, sees_calls: bool, sees_cow: bool) -> Counters {
-    let failures = measures.latency && sees_calls;
-    let sees_cow = measures.cow && sees_cow;
+pub fn counters(raw: &Raw, measures: Measures, sees: Sees) -> Counters {
+    let sees_cow = sees.cow;
     // A fault may be taken back between the reading of one counter and the next.
     let total = |of: [u64; cow::ROLES]| of.into_iter().fold(0, u64::wrapping_add);
     let (copied, reused) = (total(raw.cow_copied), total(raw.cow_reused));
@@ -103,9 +113,9 @@ pub fn counters(raw: &Raw, measures: Measures, sees_calls: bool, sees_cow: bool)
         .collect();
     Counters {
         spawns: measures.spawn.then_some(spawns),
-        spawn_failures: (measures.spawn && failures).then_some(raw.spawn_failures),
+        spawn_failures: sees.spawn_failures.then_some(raw.spawn_failures),
         execs: measures.exec.then_some(raw.execs),
-        exec_failures: (measures.exec && failures).then_some(raw.exec_failures),
+        exec_failures: sees.exec_failures.then_some(raw.exec_failures),
         exits: measures.exit.then_some(raw.exits),
         cow_faults: sees_cow.then_some(copied + reused),
         cow_copied: sees_cow.then_some(copied),

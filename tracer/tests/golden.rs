@@ -123,6 +123,8 @@ fn exec(at: u64, pid: u32, flags: u16, errno: u32, name: &[u8], argv: &[u8]) -> 
         cgroup: 7,
         latency_ns: 412_345,
         prepare_ns: if errno == 0 { 101_000 } else { NONE },
+        replace_ns: if errno == 0 { 52_000 } else { NONE },
+        load_ns: NONE,
         since_spawn_ns: if errno == 0 { 634_000 } else { NONE },
         comm: comm(if errno == 0 { &short[..short.len().min(15)] } else { b"bash" }),
         pid,

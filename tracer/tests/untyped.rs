@@ -10,7 +10,7 @@ use forkscope::{
 use forkscope_common::mechanism::Mechanism;
 
 /// posix_spawns (that is how the standard library runs programs) and execs seen of ten runs.
-fn seen(host: &Host) -> (u64, u64) {
+fn seen(host: &mut Host) -> (u64, u64) {
     let mut live = Live::load(host, &Plan::everything(), 0).expect("it loads");
     live.attach(host).expect("what loads attaches");
     live.begin().expect("the gate opens");
@@ -31,7 +31,7 @@ fn helper_calls_see_what_typed_pointers_see() {
     }
     for helpers in [&["get_current_task_btf", "task_pt_regs"][..], &["task_pt_regs"], &[]] {
         host.helpers.retain(|helper| helpers.contains(helper));
-        let (spawns, execs) = seen(&host);
+        let (spawns, execs) = seen(&mut host);
         // Others may spawn meanwhile; ours are there in any case. The label needs the saved
         // registers of both tasks.
         assert!(spawns >= 10 && execs >= 10, "{helpers:?}: {spawns} spawns, {execs} execs");

@@ -36,7 +36,11 @@ pub fn task_newtask_cow(ctx: BtfTracePointContext) -> i32 {
 /// `(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`, fs/exec.c.
 #[btf_tracepoint(function = "sched_process_exec")]
 pub fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
-    exec::done(Task(pointer(&ctx, 0)), ctx.arg::<u64>(1) as u32, pointer(&ctx, 2));
+    let task = Task(pointer(&ctx, 0));
+    exec::done(task, ctx.arg::<u64>(1) as u32, pointer(&ctx, 2));
+    if has(feature::COW) && has(feature::ENDS_WITH_PROCESS) {
+        cow::left_behind(task.pid(), false);
+    }
     0
 }
 
@@ -111,14 +115,14 @@ fn copy_ended(ctx: &BtfTracePointContext, write: u64) {
 /// arch/x86/mm/fault.c.
 #[btf_tracepoint(function = "page_fault_user")]
 pub fn page_fault_user(ctx: BtfTracePointContext) -> i32 {
-    fault::began(ctx.arg::<u64>(0), pointer(&ctx, 1), ctx.arg::<u64>(2), ctx.as_ptr());
+    fault::by_event::began(ctx.arg::<u64>(0), pointer(&ctx, 1), ctx.arg::<u64>(2), ctx.as_ptr());
     0
 }
 
 /// The same while the kernel writes to user memory: read(2) into a shared page.
 #[btf_tracepoint(function = "page_fault_kernel")]
 pub fn page_fault_kernel(ctx: BtfTracePointContext) -> i32 {
-    fault::began(ctx.arg::<u64>(0), pointer(&ctx, 1), ctx.arg::<u64>(2), ctx.as_ptr());
+    fault::by_event::began(ctx.arg::<u64>(0), pointer(&ctx, 1), ctx.arg::<u64>(2), ctx.as_ptr());
     0
 }
 
@@ -126,7 +130,7 @@ pub fn page_fault_kernel(ctx: BtfTracePointContext) -> i32 {
 /// `(struct page *page, unsigned int order, gfp_t gfp_flags, int migratetype)`, mm/page_alloc.c.
 #[btf_tracepoint(function = "mm_page_alloc")]
 pub fn mm_page_alloc(ctx: BtfTracePointContext) -> i32 {
-    fault::allocated(ctx.arg::<u64>(1) as u32, ctx.arg::<u64>(2) as u32);
+    fault::by_event::allocated(ctx.arg::<u64>(1) as u32, ctx.arg::<u64>(2) as u32);
     0
 }
 
@@ -140,7 +144,7 @@ pub fn exit_mmap(ctx: BtfTracePointContext) -> i32 {
 /// `PERF_COUNT_SW_PAGE_FAULTS_MIN`, all or one in so many, by `mm_account_fault` (mm/memory.c).
 #[perf_event]
 pub fn minor_fault(ctx: PerfEventContext) -> u32 {
-    fault::finished(ctx.as_ptr());
+    fault::by_event::finished(ctx.as_ptr());
     0
 }
 
@@ -173,7 +177,7 @@ pub fn call_enter(_ctx: TracePointContext) -> u32 {
 /// `syscalls:sys_exit_{fork,vfork,clone,clone3}`.
 #[tracepoint]
 pub fn call_exit(ctx: TracePointContext) -> u32 {
-    spawn::call_returned(native_door(field::<u32>(&ctx, 8)), field::<i64>(&ctx, 16));
+    spawn::syscall_returned(native_door(field::<u32>(&ctx, 8)), field::<i64>(&ctx, 16));
     0
 }
 

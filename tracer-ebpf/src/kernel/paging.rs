@@ -26,6 +26,17 @@ const MAPPING_ANON: u64 = 1;
 
 const GIB: u64 = 1 << 30;
 
+/// The first page of the folio of `page`, by what `page` says (`compound_head` of
+/// include/linux/page-flags.h).
+#[inline(always)]
+pub fn first_of(page: u64, head: u64) -> u64 {
+    if head & 1 == 0 {
+        return page;
+    }
+    // A mask has ones down to the size of a folio, and no struct page lies so high.
+    if config!(head_masks) != 0 && head >> 32 == 0xffff_ffff { page & head } else { head - 1 }
+}
+
 /// What a write fault on a page will do.
 pub mod page {
     /// Nothing that a fork shares: it is a file's, the zero page, or a page of one owner.
@@ -94,7 +105,7 @@ pub fn look_up(layout: &Layout, table: u64, address: u64) -> (u32, u64) {
     }
     let head = load(at.wrapping_add(COMPOUND_HEAD));
     // Part of a larger folio: its first page has the mapping.
-    let first = if head & 1 != 0 { head - 1 } else { at };
+    let first = first_of(at, head);
     if load(first.wrapping_add(MAPPING)) & MAPPING_KIND != MAPPING_ANON {
         return (page::OTHER, 0);
     }

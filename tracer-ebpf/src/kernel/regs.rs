@@ -36,6 +36,19 @@ impl Regs {
         }
     }
 
+    /// The low half of a register: on arm64 the syscall's number has 32 bits.
+    #[inline(always)]
+    fn get_32(self, offset: u32) -> u32 {
+        if self.typed && offset != MISSING {
+            let mut value = 0_u32;
+            if let Some(found) = self.at.field(offset) {
+                value = found;
+            }
+            return value;
+        }
+        self.get(offset) as u32
+    }
+
     /// User stack pointer.
     #[inline(always)]
     pub fn sp(self) -> u64 {
@@ -66,7 +79,7 @@ impl Regs {
         if config!(offsets.regs_syscall) == MISSING {
             return Door::None;
         }
-        let number = self.get(config!(offsets.regs_syscall)) as u32 & !X32_BIT;
+        let number = self.get_32(config!(offsets.regs_syscall)) & !X32_BIT;
         if compat {
             door_of(
                 number,

@@ -54,6 +54,7 @@ pub fn record(ledger: &Raw, clock: Clock) -> Ledger {
         overlapping: ledger.overlapping != 0,
         carried_over: ledger.carried_over,
         huge_splits: parent.huge_splits + child.huge_splits,
+        hugetlb_copied_bytes: Some(parent.hugetlb_bytes + child.hugetlb_bytes).filter(|&n| n > 0),
         latency: latency(ledger),
         curve: curve(&ledger.roles, duration_ns),
         lossy: parent_comm.lossy() || child_comm.lossy(),

@@ -110,6 +110,7 @@ fn add_counters(sum: &mut Counters, one: &Counters) {
         exec_failures,
         exits,
         forgotten,
+        unreturned,
         followed_made,
         followed_ended,
         cow_copied,
@@ -143,6 +144,7 @@ fn add_counters(sum: &mut Counters, one: &Counters) {
     sum.exec_failures += exec_failures;
     sum.exits += exits;
     sum.forgotten += forgotten;
+    sum.unreturned += unreturned;
     sum.followed_made += followed_made;
     sum.followed_ended += followed_ended;
 }

@@ -3,11 +3,13 @@
 //! The format is that of Documentation/bpf/btf.rst. Reading is total: whatever the bytes,
 //! the answer is a type, "not there", or an error, never a panic.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use forkscope_common::config::{MISSING, Offsets};
 
 const MAGIC: u16 = 0xeb9f;
+const KIND_INT: u32 = 1;
+const KIND_POINTER: u32 = 2;
 const KIND_ARRAY: u32 = 3;
 const KIND_STRUCT: u32 = 4;
 const KIND_UNION: u32 = 5;
@@ -28,6 +30,8 @@ pub struct Btf {
     starts: Vec<u32>,
     /// Structs, unions, enums and typedefs by name; the first of a name counts.
     names: HashMap<Vec<u8>, u32>,
+    /// What is to be taken for missing or to be elsewhere: see [`Btf::pretend`].
+    pretended: HashMap<String, Option<u32>>,
 }
 
 /// The bytes are not type information.
@@ -70,7 +74,13 @@ impl Btf {
         let types = section(field(8)?, field(12)?).ok_or(BadBtf("types beyond the end"))?.to_vec();
         let strings =
             section(field(16)?, field(20)?).ok_or(BadBtf("strings beyond the end"))?.to_vec();
-        let mut btf = Self { types, strings, starts: vec![0], names: HashMap::new() };
+        let mut btf = Self {
+            types,
+            strings,
+            starts: vec![0],
+            names: HashMap::new(),
+            pretended: HashMap::new(),
+        };
         let mut at = 0;
         while at < btf.types.len() {
             let ty = btf.header_at(at).ok_or(BadBtf("a type is cut off"))?;
@@ -78,11 +88,11 @@ impl Btf {
             btf.starts.push(at as u32);
             let n = ty.count as usize;
             let rest = match ty.kind {
-                1 | 14 | 17 => 4, // INT, VAR, DECL_TAG
+                KIND_INT | 14 | 17 => 4, // VAR, DECL_TAG
                 KIND_ARRAY => 12,
                 KIND_STRUCT | KIND_UNION | 15 | KIND_ENUM64 => 12 * n, // 15: DATASEC
                 KIND_ENUM | KIND_FUNC_PROTO => 8 * n,
-                2 | KIND_FWD..=12 | 16 | 18 => 0,
+                KIND_POINTER | KIND_FWD..=12 | 16 | 18 => 0,
                 _ => return Err(BadBtf("a kind of type that this reader does not know")),
             };
             if matches!(ty.kind, KIND_STRUCT | KIND_UNION | KIND_ENUM | KIND_ENUM64 | KIND_TYPEDEF)
@@ -180,8 +190,7 @@ impl Btf {
         let (mut id, mut ty) = self.named(of)?;
         let mut offset = 0;
         for part in path.split('.') {
-            let (at, member) =
-                part.split('|').find_map(|name| self.member(ty, name.as_bytes(), 0))?;
+            let (at, member) = part.split('|').find_map(|name| self.element(ty, name))?;
             offset += at;
             id = member;
             if let Some((resolved, next)) = self.resolved(member) {
@@ -192,10 +201,36 @@ impl Btf {
         Some((offset, id))
     }
 
+    /// A member, or with `name[index]` an element of one that is an array.
+    fn element(&self, ty: Type, name: &str) -> Option<(u32, u32)> {
+        let Some((name, index)) = name.split_once('[') else {
+            return self.member(ty, name.as_bytes(), 0);
+        };
+        let index: u32 = index.strip_suffix(']')?.parse().ok()?;
+        let (offset, array) = self.member(ty, name.as_bytes(), 0)?;
+        let (_, array) = self.resolved(array)?;
+        if array.kind != KIND_ARRAY || index >= u32_at(&self.types, array.rest + 8)? {
+            return None;
+        }
+        let element = u32_at(&self.types, array.rest)?;
+        let (_, sized) = self.resolved(element)?;
+        let size = match sized.kind {
+            KIND_INT | KIND_STRUCT | KIND_UNION | KIND_ENUM | KIND_ENUM64 => sized.size_or_type,
+            KIND_POINTER => 8,
+            _ => return None,
+        };
+        Some((offset.checked_add(index.checked_mul(size)?)?, element))
+    }
+
     /// Byte offset of a member; the path as in [`Offsets::FIELDS`].
     #[must_use]
     pub fn offset(&self, of: &str, path: &str) -> Option<u32> {
-        self.locate(of, path).map(|(offset, _)| offset)
+        let found = self.locate(of, path).map(|(offset, _)| offset);
+        match self.pretended.get(&format!("{of}.{path}")) {
+            Some(Some(shift)) => found.map(|offset| offset + shift),
+            Some(None) => None,
+            None => found,
+        }
     }
 
     /// Whether a struct of this name exists.
@@ -215,14 +250,20 @@ impl Btf {
             })
     }
 
-    /// Number of a function.
+    /// Numbers of those of these functions that there are, by one look through all of them.
     #[must_use]
-    pub fn function(&self, name: &str) -> Option<u32> {
-        (1..self.starts.len() as u32).find(|&id| {
-            self.header_at(self.starts[id as usize] as usize).is_some_and(|ty| {
-                ty.kind == KIND_FUNC && self.string(ty.name) == Some(name.as_bytes())
+    pub fn functions(&self, names: &[&'static str]) -> BTreeMap<&'static str, u32> {
+        let names: HashMap<&[u8], &'static str> =
+            names.iter().map(|name| (name.as_bytes(), *name)).collect();
+        (1..self.starts.len() as u32)
+            .filter_map(|id| {
+                let ty = self.header_at(self.starts[id as usize] as usize)?;
+                if ty.kind != KIND_FUNC {
+                    return None;
+                }
+                Some((*names.get(self.string(ty.name)?)?, id))
             })
-        })
+            .collect()
     }
 
     /// Number of the struct behind a name or a typedef.
@@ -275,9 +316,22 @@ impl Btf {
         })
     }
 
+    /// From here on takes something for missing that is there: `struct.member` or
+    /// `tp/TRACEPOINT`; or, for `struct.member+N`, to be N bytes away from where it is.
+    pub fn pretend(&mut self, what: &str) {
+        let (what, shift) = match what.split_once('+') {
+            Some((what, by)) => (what, by.parse().ok()),
+            None => (what, None),
+        };
+        self.pretended.insert(what.to_string(), shift);
+    }
+
     /// How many arguments a BTF tracepoint hands over; `None` when there is no such one.
     #[must_use]
     pub fn tracepoint_args(&self, name: &str) -> Option<u32> {
+        if self.pretended.contains_key(&format!("tp/{name}")) {
+            return None;
+        }
         let (_, pointer) = self.named(&format!("btf_trace_{name}"))?;
         let (_, proto) = self.resolved(pointer.size_or_type)?;
         // The first parameter is the registration's own data.
@@ -375,6 +429,10 @@ mod tests {
             ("deeper.y", Some(12)),
             ("nothing|deeper.x", Some(8)),
             ("list", Some(16)),
+            ("list[3]", Some(28)),
+            ("list[7]", None),
+            ("a[0]", None),
+            ("none|list[1]", Some(20)),
             ("nothing", None),
             ("a.y", None),
         ] {

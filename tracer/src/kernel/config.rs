@@ -4,10 +4,13 @@ use std::fs;
 
 use forkscope_common::config::{Config, Hierarchy, MISSING, Syscalls, feature, filter};
 
-use super::{backend::sees_calls, host::Host};
+use super::{
+    backend::{Choice, Part},
+    host::Host,
+};
 use crate::{
     failure::{Failure, Why},
-    plan::Plan,
+    plan::{Backend, Plan},
 };
 
 /// Reader wakeups: once this many bytes wait; below, the tick finds them.
@@ -20,13 +23,13 @@ pub fn exit_says_group_dead(host: &Host) -> bool {
 }
 
 /// From the bottom of a kernel stack to the saved registers, where no helper finds them
-/// (arch/x86/include/asm/processor.h, `task_pt_regs`).
+/// (`task_pt_regs` in asm/processor.h of x86 and arm64).
 #[must_use]
 pub fn stack_to_regs(host: &Host) -> Option<u32> {
-    /// `THREAD_SIZE` of x86-64 without KASAN.
+    /// `THREAD_SIZE` of x86-64 and arm64 with pages of 4 KiB and without KASAN.
     const STACK: u32 = 16384;
     let btf = host.btf.as_ref().ok()?;
-    if host.arch != "x86_64" {
+    if !matches!(host.arch.as_str(), "x86_64" | "aarch64") || host.page_size != 4096 {
         return None;
     }
     let padding = if btf.has_struct("fred_info") { 16 } else { 0 };
@@ -45,24 +48,46 @@ fn syscalls(host: &Host) -> (Syscalls, Syscalls) {
         clone3: libc::SYS_clone3 as u32,
         execveat: libc::SYS_execveat as u32,
     };
-    // arch/x86/entry/syscalls/syscall_32.tbl
+    // arch/x86/entry/syscalls/syscall_32.tbl and arch/arm64/tools/syscall_32.tbl
     let compat = Syscalls { fork: 2, vfork: 190, clone: 120, clone3: 435, execveat: 358 };
-    (native, if host.arch == "x86_64" { compat } else { Syscalls::NONE })
+    let compat = match host.arch.as_str() {
+        "x86_64" => compat,
+        "aarch64" => Syscalls { execveat: 387, ..compat },
+        _ => Syscalls::NONE,
+    };
+    (native, compat)
 }
 
-/// `struct page` is as `kernel/paging.rs` of the programs reads it, there are page flags that
-/// say which anonymous page has one owner, and the two starting points can be found.
+/// Width of the addresses in page tables, bits, where that is known.
+#[must_use]
+pub fn address_bits(host: &Host) -> Option<u32> {
+    match host.arch.as_str() {
+        "x86_64" => host.physical_bits,
+        // `PTE_ADDR_LOW` of arch/arm64/include/asm/pgtable-hwdef.h; wider ones have no KVM yet.
+        "aarch64" => Some(48),
+        _ => None,
+    }
+}
+
+/// There is a page flag that says which anonymous page has one owner (5.19 and later).
+#[must_use]
+pub fn owners_marked(host: &Host) -> bool {
+    host.btf.as_ref().is_ok_and(|btf| page_flag(btf, "PG_anon_exclusive").is_some())
+}
+
+/// `struct page` is as `kernel/paging.rs` of the programs reads it, and the two starting points
+/// can be found.
 #[must_use]
 pub fn page_tables_readable(host: &Host) -> bool {
     let Ok(btf) = &host.btf else { return false };
     let found = btf.offsets();
     host.arch == "x86_64"
+        && host.facts.no_page_tables.is_none()
         && host.physical_bits.is_some()
-        && page_flag(btf, "PG_anon_exclusive").is_some()
         && page_flag(btf, "PG_head").is_some()
         && btf.size_of("page") == Some(64)
         && btf.offset("page", "flags") == Some(0)
-        && btf.offset("page", "compound_head") == Some(8)
+        && found.page_compound_head == 8
         && btf.offset("page", "mapping") == Some(24)
         && btf.offset("page", "_mapcount") == Some(48)
         && [found.mm_pgd, found.page_table_mm, found.task_stack_vm_area, found.vm_struct_pages]
@@ -84,6 +109,7 @@ fn page_flag(btf: &super::btf::Btf, name: &str) -> Option<u32> {
 pub fn build(
     host: &Host,
     plan: &Plan,
+    choice: &Choice,
     tracer_pid: u32,
     filtered: &[Hierarchy],
 ) -> Result<Config, Failure> {
@@ -113,33 +139,52 @@ pub fn build(
     config.window_mask = super::load::windows(host) - 1;
     config.page_exclusive = page_flag(btf, "PG_anon_exclusive").unwrap_or(0);
     config.jiffy_ns = super::sys::tick_ns();
-    config.cow_period = plan.cow.period;
+    let cow_by_function = choice.by_function(Part::Cow);
+    config.cow_period = if cow_by_function { 1 } else { plan.cow.period };
     config.page_head = page_flag(btf, "PG_head").unwrap_or(0);
     config.word_type = btf.struct_id("pte_t").unwrap_or(0);
     config.hugetlb_type = btf.enumerator("pagetype", "PGTY_hugetlb").unwrap_or(MISSING);
-    config.physical_bits = host.physical_bits.unwrap_or(0);
+    config.physical_bits = address_bits(host).unwrap_or(0);
+    config.page_struct = btf.size_of("page").unwrap_or(0);
+    config.page_shift = host.page_size.trailing_zeros();
+    config.head_masks = u32::from(btf.offset("page", "compound_head").is_none());
+    config.hugetlb_bytes = host.hugetlb_bytes.unwrap_or(0);
     config.stack_to_regs = stack_to_regs(host).unwrap_or(MISSING);
-    // `TS_COMPAT`, arch/x86/include/asm/thread_info.h.
-    config.compat_status = if host.arch == "x86_64" { 2 } else { 0 };
+    // `TS_COMPAT` and `TIF_32BIT`: asm/thread_info.h of x86 and arm64.
+    config.compat_status = match host.arch.as_str() {
+        "x86_64" => 2,
+        "aarch64" => 1 << 22,
+        _ => 0,
+    };
     // `PF_IO_WORKER`, and `PF_USER_WORKER` where kernels have it: its bit meant something
     // else before `kernel_clone_args` had a `user_worker`.
     config.user_worker_flags = 0x10;
     if btf.declares("kernel_clone_args", "user_worker") {
         config.user_worker_flags |= 0x4000;
     }
-    let cow = plan.measures.cow && super::backend::sees_cow(host);
+    let cow = choice.of(Part::Cow).is_some();
+    let typed = host.follows_types();
     for (bit, on) in [
         (feature::COW, cow),
         (feature::COW_LATENCY, cow && plan.measures.latency),
         (feature::COW_FAULTS, cow && plan.cow.faults),
         (feature::COW_PLACES, cow && plan.cow.places),
         (feature::COW_STACKS, cow && plan.cow.stacks),
-        (feature::PAGE_TABLES, cow && page_tables_readable(host)),
+        (feature::COW_BY_FUNCTION, cow_by_function),
+        (feature::ENDS_WITH_PROCESS, cow && !choice.sees_ends()),
+        (
+            feature::PAGE_TABLES,
+            choice.of(Part::Cow) == Some(Backend::Tracepoint) && page_tables_readable(host),
+        ),
         (feature::DIRECT_LOADS, host.casts.is_some()),
-        (feature::TYPED_POINTERS, host.helpers.contains("get_current_task_btf")),
-        (feature::TASK_PT_REGS, host.helpers.contains("task_pt_regs")),
+        (feature::TYPED_POINTERS, typed),
+        // The helper that finds saved registers takes a typed task.
+        (feature::TASK_PT_REGS, typed && host.helpers.contains("task_pt_regs")),
         (feature::RSS_PERCPU, btf.is_array("mm_struct", "rss_stat")),
-        (feature::LATENCY, plan.measures.latency && sees_calls(host)),
+        (feature::CALLS, choice.of(Part::Calls).is_some()),
+        (feature::CALLS_BY_FUNCTION, choice.by_function(Part::Calls)),
+        (feature::STARTS, choice.of(Part::Starts).is_some()),
+        (feature::STARTS_BY_FUNCTION, choice.by_function(Part::Starts)),
         (feature::EXIT_GROUP_DEAD, exit_says_group_dead(host)),
         (feature::SPAWN, plan.measures.spawn),
         (feature::EXEC, plan.measures.exec),

@@ -7,7 +7,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{btf::Btf, sys};
+use super::{
+    btf::Btf,
+    facts::{CASTS, Facts, Without},
+    sys,
+};
 
 /// Where the kernel publishes its own type information.
 pub const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
@@ -176,6 +180,10 @@ pub struct Host {
     pub casts: Option<[u32; 2]>,
     /// Helpers that kernels differ in.
     pub helpers: BTreeSet<&'static str>,
+    /// Bytes in a hugetlb page of the default size, where there are any.
+    pub hugetlb_bytes: Option<u32>,
+    /// What is known of the hooks, and what loading has found out.
+    pub facts: Facts,
 }
 
 impl Host {
@@ -183,9 +191,16 @@ impl Host {
     #[must_use]
     pub fn gather() -> Self {
         let read = |path: &str| fs::read_to_string(path).map(|s| s.trim().to_string());
-        let btf = fs::read(BTF_PATH)
-            .map_err(|error| missing_btf(&error))
-            .and_then(|data| Btf::parse(&data).map_err(|bad| format!("{BTF_PATH}: {}", bad.0)));
+        let without = Without::from_environment();
+        let btf = without.refused("btf").and_then(|()| {
+            fs::read(BTF_PATH)
+                .map_err(|error| missing_btf(&error))
+                .and_then(|data| Btf::parse(&data).map_err(|bad| format!("{BTF_PATH}: {}", bad.0)))
+        });
+        let btf = btf.map(|mut btf| {
+            without.names().for_each(|name| btf.pretend(name));
+            btf
+        });
         let mut helpers = BTreeSet::new();
         if let Ok(btf) = &btf {
             for name in ["task_pt_regs", "get_current_task_btf"] {
@@ -194,18 +209,25 @@ impl Host {
                 }
             }
         }
-        let casts =
-            btf.as_ref().ok().filter(|btf| btf.struct_id("pte_t").is_some()).and_then(|btf| {
-                Some([btf.function("bpf_rdonly_cast")?, btf.function("bpf_cast_to_kern_ctx")?])
-            });
+        let facts = Facts::gather(btf.as_ref().ok(), &without);
+        let casts = btf
+            .as_ref()
+            .ok()
+            .filter(|btf| btf.struct_id("pte_t").is_some())
+            .and_then(|_| {
+                Some(CASTS.map(|name| facts.number(name))).filter(|n| n.iter().all(Option::is_some))
+            })
+            .map(|numbers| numbers.map(Option::unwrap_or_default));
         Self {
             casts,
+            facts,
             kernel: read("/proc/sys/kernel/osrelease").unwrap_or_else(|_| "unknown".into()),
             name: read("/proc/sys/kernel/hostname").unwrap_or_else(|_| "unknown".into()),
             arch: std::env::consts::ARCH.into(),
             boot_id: read("/proc/sys/kernel/random/boot_id").unwrap_or_else(|_| "unknown".into()),
             btf,
-            tracefs: Tracefs::open(),
+            tracefs: without.refused("tracefs").and_then(|()| Tracefs::open()),
+            hugetlb_bytes: read("/proc/meminfo").ok().and_then(|text| hugetlb_bytes(&text)),
             capabilities: effective_capabilities(),
             // SAFETY: no arguments, cannot fail.
             root: unsafe { libc::geteuid() } == 0,
@@ -244,6 +266,12 @@ impl Host {
             .filter(|(number, _)| matches!(*number, BPF | PERFMON) && missing(*number))
             .map(|(_, name)| *name)
             .collect()
+    }
+
+    /// Whether the programs follow pointers by their types, without a helper call each.
+    #[must_use]
+    pub fn follows_types(&self) -> bool {
+        self.facts.untyped.is_none() && self.helpers.contains("get_current_task_btf")
     }
 
     /// Whether this kernel has a BTF tracepoint.
@@ -311,6 +339,12 @@ fn physical_bits(cpuinfo: &str) -> Option<u32> {
     line.split(':').nth(1)?.split_whitespace().next()?.parse().ok()
 }
 
+/// `Hugepagesize:       2048 kB` of /proc/meminfo.
+fn hugetlb_bytes(meminfo: &str) -> Option<u32> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("Hugepagesize:"))?;
+    line.split_whitespace().next()?.parse::<u32>().ok()?.checked_mul(1024)
+}
+
 /// The end of the last range of RAM in /proc/iomem; `None` where addresses are hidden.
 fn memory_end(map: &str) -> Option<u64> {
     map.lines()
@@ -371,6 +405,8 @@ mod tests {
         let cpu = "processor : 0\naddress sizes\t: 46 bits physical, 48 bits virtual\n";
         assert_eq!(physical_bits(cpu), Some(46));
         assert_eq!(physical_bits("processor : 0\n"), None);
+        assert_eq!(hugetlb_bytes("MemTotal: 1 kB\nHugepagesize:       2048 kB\n"), Some(2 << 20));
+        assert_eq!(hugetlb_bytes("MemTotal: 1 kB\n"), None);
     }
 
     #[test]

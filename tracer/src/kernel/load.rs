@@ -8,7 +8,6 @@ use std::{
 use aya::{
     Btf, Ebpf, EbpfLoader, VerifierLogLevel,
     maps::{Array, HashMap, Map, MapData, RingBuf},
-    programs::{BtfTracePoint, PerfEvent, Program, TracePoint, tp_btf::BtfTracePointLinkId},
 };
 use forkscope_common::{
     Plain as _,
@@ -17,7 +16,7 @@ use forkscope_common::{
 };
 
 use super::{
-    backend::{CREATING, EXECS},
+    backend::{At, Choice, Use, choose},
     books::Books,
     cgroups::{self, Named},
     config,
@@ -29,6 +28,7 @@ use crate::{
     plan::Plan,
 };
 
+mod attach;
 mod cow;
 
 /// The kernel side, as build.rs chose it.
@@ -37,9 +37,6 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/fo
 pub const OBJECT_SHA256: &str = env!("FORKSCOPE_EBPF_SHA256");
 /// Where it came from: `prebuilt`, `source` or `override`.
 pub const OBJECT_ORIGIN: &str = env!("FORKSCOPE_EBPF_ORIGIN");
-
-/// Where the programs read a syscall's result in its tracepoint's record.
-const RESULT_OFFSET: u32 = 16;
 
 /// Tasks that can be remembered at once where `pid_max` allows more.
 const MOST_TASKS: u32 = 1 << 18;
@@ -52,8 +49,6 @@ const MOST_LEDGERS: u32 = 8192;
 const MOST_PLACES: u32 = 1 << 16;
 /// Address spaces that can have taken part in forks at once.
 const MOST_SPACES: u32 = 1 << 15;
-/// The program of the perf event.
-const MINOR_FAULT: &str = "minor_fault";
 /// Stacks that `--stacks` tells apart.
 const MOST_STACKS: u32 = 1 << 14;
 
@@ -63,13 +58,14 @@ pub fn windows(host: &Host) -> u32 {
     host.pid_max.clamp(1024, 1 << 16).next_power_of_two()
 }
 
-/// The programs, loaded; they see nothing before [`Live::attach`].
+/// The programs, loaded; they record nothing before [`Live::begin`].
 pub struct Live {
     ebpf: Ebpf,
     features: u32,
-    links: Vec<(&'static str, BtfTracePointLinkId)>,
+    choice: Choice,
+    links: Vec<attach::Link>,
     events: Vec<OwnedFd>,
-    attached: Vec<&'static str>,
+    costs: Vec<Cost>,
     /// One in so many minor faults is timed.
     period: u32,
     notes: Vec<String>,
@@ -77,45 +73,34 @@ pub struct Live {
     ring: Option<RingBuf<MapData>>,
 }
 
-/// A program of a BTF tracepoint, and when it is needed.
-struct Hook {
-    name: &'static str,
-    tracepoint: &'static str,
-    /// Only where the tracepoint has this many arguments.
-    args: Option<u32>,
-    /// Features that must all be on, in one of the sets.
-    features: &'static [u32],
+/// What loading a program took.
+#[derive(Clone, Debug)]
+pub struct Cost {
+    /// The program.
+    pub program: String,
+    /// Instructions that the verifier walked, where the kernel says (5.16 and later).
+    pub verified_instructions: Option<u32>,
+    /// How long loading took, nanoseconds.
+    pub load_ns: u64,
 }
 
-const fn hook(name: &'static str, features: &'static [u32]) -> Hook {
-    Hook { name, tracepoint: name, args: None, features }
+/// Why programs are not loaded.
+enum Trouble {
+    /// Nothing can be done about it.
+    Failure(Failure),
+    /// The verifier refused this program.
+    Load(Use, Failure),
+    /// It was refused later; another choice may do without it.
+    Refused(Use, Failure),
+    /// The page tables were not found.
+    PageTables(String),
 }
 
-const COPY: &[u32] = &[feature::LATENCY | feature::SPAWN];
-const COW: &[u32] = &[feature::COW];
-/// Needed only where page tables cannot be read.
-const ALLOCATED: &str = "mm_page_alloc";
-
-const fn locking(name: &'static str, tracepoint: &'static str, args: u32) -> Hook {
-    Hook { name, tracepoint, args: Some(args), features: COPY }
+impl From<Failure> for Trouble {
+    fn from(failure: Failure) -> Self {
+        Self::Failure(failure)
+    }
 }
-
-const BTF_PROGRAMS: [Hook; 14] = [
-    hook("cgroup_mkdir", &[0]),
-    hook("exit_mmap", COW),
-    Hook { name: ALLOCATED, tracepoint: ALLOCATED, args: None, features: COW },
-    hook("page_fault_kernel", COW),
-    hook("page_fault_user", COW),
-    hook("sched_process_exit", &[0]),
-    locking("mmap_lock_released", "mmap_lock_released", 2),
-    locking("mmap_lock_released_path", "mmap_lock_released", 3),
-    locking("mmap_lock_acquire_returned", "mmap_lock_acquire_returned", 3),
-    locking("mmap_lock_acquire_returned_path", "mmap_lock_acquire_returned", 4),
-    hook("sched_prepare_exec", &[feature::LATENCY | feature::EXEC]),
-    hook("sched_process_exec", &[feature::EXEC]),
-    hook("task_newtask", &[feature::SPAWN, feature::COW]),
-    Hook { name: "task_newtask_cow", tracepoint: "task_newtask", args: None, features: COW },
-];
 
 /// Where the programs call functions of the kernel, the object has calls of these numbers
 /// (`kernel/load.rs` of the programs): `bpf_rdonly_cast`, `bpf_cast_to_kern_ctx`.
@@ -185,73 +170,96 @@ pub fn not_permitted(missing: &[&str]) -> Failure {
     )
 }
 
+/// Remembers what was refused, so that the next choice is another one.
+///
+/// # Errors
+/// The refusal, where nothing can replace what was refused.
+fn another_way(
+    host: &mut Host,
+    trouble: Trouble,
+    untyped_for: &mut Option<Use>,
+) -> Result<(), Failure> {
+    let (one, failure, by_verifier) = match trouble {
+        Trouble::Failure(failure) => return Err(failure),
+        Trouble::PageTables(why) => {
+            host.facts.no_page_tables = Some(why);
+            return Ok(());
+        }
+        Trouble::Load(one, failure) => (one, failure, true),
+        Trouble::Refused(one, failure) => (one, failure, false),
+    };
+    if failure.why == Why::NotPermitted {
+        return Err(failure);
+    }
+    let reason = failure.message.split(';').next().unwrap_or_default().to_string();
+    if by_verifier && host.follows_types() {
+        // It may be for the types of pointers alone.
+        host.facts.untyped = Some(reason);
+        *untyped_for = Some(one);
+        return Ok(());
+    }
+    if untyped_for.take().as_ref() == Some(&one) {
+        host.facts.untyped = None; // it was not
+    }
+    let At::Function(backend, function, _) = one.at else { return Err(failure) };
+    host.facts.refuse(backend, function, reason);
+    Ok(())
+}
+
 impl Live {
-    /// Makes the maps and loads the programs that the plan needs.
+    /// Makes the maps, loads the programs of the best choice there is, and hooks functions.
     ///
-    /// Where the verifier refuses to follow typed pointers, the programs read by helper calls
-    /// instead; [`Self::notes`] says so.
+    /// What the kernel refuses is remembered in the host's facts, and another choice is made;
+    /// [`Self::notes`] and the choice's measurements say so.
     ///
     /// # Errors
-    /// When privileges are missing, or the kernel refuses a map or a program.
-    pub fn load(host: &Host, plan: &Plan, tracer_pid: u32) -> Result<Self, Failure> {
-        let typed = host.helpers.contains("get_current_task_btf");
-        match Self::load_surveyed(host, plan, tracer_pid, typed) {
-            Err(first) if typed && first.why != Why::NotPermitted => {
-                let Ok(mut live) = Self::load_surveyed(host, plan, tracer_pid, false) else {
-                    return Err(first);
-                };
-                let why = first.message.split(';').next().unwrap_or_default();
-                live.notes.push(format!(
-                    "kernel memory is read by helper calls, which is slower: this kernel does not \
-                     follow typed pointers ({why})"
-                ));
-                Ok(live)
-            }
-            other => other,
-        }
-    }
-
-    /// With the page tables where they can be found.
-    fn load_surveyed(
-        host: &Host,
-        plan: &Plan,
-        tracer_pid: u32,
-        typed: bool,
-    ) -> Result<Self, Failure> {
-        let mut live = Self::load_reading(host, plan, tracer_pid, typed, true)?;
-        let Err(why) = live.survey(host) else { return Ok(live) };
-        live = Self::load_reading(host, plan, tracer_pid, typed, false)?;
-        live.notes.push(format!(
-            "copy-on-write counts are an upper bound: the kernel's page tables were not found ({why})"
-        ));
-        Ok(live)
-    }
-
-    fn load_reading(
-        host: &Host,
-        plan: &Plan,
-        tracer_pid: u32,
-        typed: bool,
-        page_tables: bool,
-    ) -> Result<Self, Failure> {
+    /// When privileges are missing, or the kernel refuses a map or a program that nothing can
+    /// replace.
+    pub fn load(host: &mut Host, plan: &Plan, tracer_pid: u32) -> Result<Self, Failure> {
         let missing = host.missing_to_load();
         if !missing.is_empty() {
             return Err(not_permitted(&missing));
         }
+        sys::raise_locked_memory();
+        let mut untyped_for = None;
+        loop {
+            let choice = choose(host, plan)?;
+            match Self::load_chosen(host, plan, choice, tracer_pid) {
+                Ok(live) => return Ok(live.told(host)),
+                Err(trouble) => another_way(host, trouble, &mut untyped_for)?,
+            }
+        }
+    }
+
+    /// With what is to be said about it, and what was learned.
+    fn told(mut self, host: &mut Host) -> Self {
+        if let Some(why) = &host.facts.untyped {
+            self.notes.push(format!(
+                "kernel memory is read by helper calls, which is slower: this kernel does not \
+                 follow typed pointers ({why})"
+            ));
+        }
+        for one in &self.choice.uses {
+            if let At::Function(backend, function, _) = one.at {
+                host.facts.confirm(backend, function);
+            }
+        }
+        self
+    }
+
+    fn load_chosen(
+        host: &Host,
+        plan: &Plan,
+        choice: Choice,
+        tracer_pid: u32,
+    ) -> Result<Self, Trouble> {
         let named = match &host.btf {
             Ok(btf) => cgroups::named(&plan.filters.cgroups, |controller| {
                 btf.enumerator("cgroup_subsys_id", &format!("{controller}_cgrp_id"))
             })?,
             Err(_) => Named::default(),
         };
-        let mut config = config::build(host, plan, tracer_pid, &named.hierarchies)?;
-        if !typed {
-            // The helper that finds saved registers takes a typed task.
-            config.features &= !(feature::TYPED_POINTERS | feature::TASK_PT_REGS);
-        }
-        if !page_tables {
-            config.features &= !feature::PAGE_TABLES;
-        }
+        let config = config::build(host, plan, &choice, tracer_pid, &named.hierarchies)?;
         let cow = config.features & feature::COW != 0;
         let wanted = |bit, entries| if config.features & bit != 0 { entries } else { 1 };
         let ledgers = wanted(feature::COW, MOST_LEDGERS);
@@ -278,6 +286,10 @@ impl Live {
             .map_max_entries("FREE", ledgers)
             .map_max_entries("RANKS", ledgers)
             .map_max_entries("SPACES", wanted(feature::COW, host.pid_max.clamp(1024, MOST_SPACES)))
+            .map_max_entries(
+                "OWNERS",
+                wanted(feature::ENDS_WITH_PROCESS, host.pid_max.clamp(1024, MOST_SPACES)),
+            )
             .map_max_entries("WINDOWS", if cow { config.window_mask + 1 } else { 1 })
             .map_max_entries("PLACES", wanted(feature::COW_PLACES, MOST_PLACES))
             .map_max_entries("PAID", wanted(feature::COW_STACKS, MOST_STACKS))
@@ -304,10 +316,11 @@ impl Live {
         let mut live = Self {
             ebpf,
             features: config.features,
+            choice,
             links: Vec::new(),
             events: Vec::new(),
-            attached: Vec::new(),
-            period: plan.cow.period,
+            costs: Vec::new(),
+            period: config.cow_period,
             notes: Vec::new(),
             books,
             ring: Some(ring),
@@ -318,18 +331,15 @@ impl Live {
         }
         live.load_programs(host, &btf)?;
         if std::env::var_os("FORKSCOPE_VERIFIER_LOG").is_some() {
-            live.print_verifier_cost();
+            for Cost { program, verified_instructions, .. } in &live.costs {
+                let walked = verified_instructions.unwrap_or(0);
+                eprintln!("{program}: {walked} instructions verified");
+            }
         }
+        live.survey(host)?;
+        live.hook_functions(host)?;
+        live.prove(host)?;
         Ok(live)
-    }
-
-    /// Instructions that the verifier walked, by program, on standard error.
-    fn print_verifier_cost(&self) {
-        for name in &self.attached {
-            let program = self.ebpf.program(name).and_then(|program| program.info().ok());
-            let walked = program.and_then(|info| info.verified_instruction_count());
-            eprintln!("{name}: {} instructions verified", walked.unwrap_or(0));
-        }
     }
 
     fn fill_filters(&mut self, host: &Host, plan: &Plan, groups: &[u64]) -> Result<(), Failure> {
@@ -365,65 +375,6 @@ impl Live {
         Ok(())
     }
 
-    fn load_programs(&mut self, host: &Host, btf: &Btf) -> Result<(), Failure> {
-        for Hook { name, tracepoint, args, features } in BTF_PROGRAMS {
-            let found = host.btf.as_ref().ok().and_then(|btf| btf.tracepoint_args(tracepoint));
-            let fits = found.is_some() && (args.is_none() || args == found);
-            let idle = name == ALLOCATED && self.features & feature::PAGE_TABLES != 0;
-            if idle || !fits || !features.iter().any(|set| self.features & set == *set) {
-                continue;
-            }
-            let program: &mut BtfTracePoint = self.program(name)?;
-            program
-                .load(tracepoint, btf)
-                .map_err(|e| loading(host, &format!("loading {name}"), &e))?;
-            self.attached.push(name);
-        }
-        if self.features & feature::COW_LATENCY != 0 {
-            let program: &mut PerfEvent = self.program(MINOR_FAULT)?;
-            program.load().map_err(|e| loading(host, &format!("loading {MINOR_FAULT}"), &e))?;
-        }
-        for (name, _) in self.syscall_programs() {
-            let program: &mut TracePoint = self.program(name)?;
-            program.load().map_err(|e| loading(host, &format!("loading {name}"), &e))?;
-            self.attached.push(name);
-        }
-        Ok(())
-    }
-
-    fn program<'a, P>(&'a mut self, name: &str) -> Result<&'a mut P, Failure>
-    where
-        &'a mut P: TryFrom<&'a mut Program>,
-    {
-        self.ebpf.program_mut(name).and_then(|program| program.try_into().ok()).ok_or_else(|| {
-            Failure::new(
-                Why::Failed,
-                format!("the eBPF object has no program {name}; rebuild it: cargo xtask ebpf"),
-            )
-        })
-    }
-
-    /// Programs of syscall tracepoints, each with the tracepoints it serves; returns come
-    /// first, so that no entry is seen whose return is not.
-    fn syscall_programs(&self) -> Vec<(&'static str, Vec<String>)> {
-        if self.features & feature::LATENCY == 0 {
-            return Vec::new();
-        }
-        let points = |prefix: &str, calls: &[&str]| {
-            calls.iter().map(|call| format!("{prefix}_{call}")).collect::<Vec<_>>()
-        };
-        let mut programs = Vec::new();
-        if self.features & feature::SPAWN != 0 {
-            programs.push(("call_exit", points("sys_exit", &CREATING)));
-            programs.push(("call_enter", points("sys_enter", &CREATING)));
-        }
-        if self.features & feature::EXEC != 0 {
-            programs.push(("exec_exit", points("sys_exit", &EXECS)));
-            programs.push(("exec_enter", points("sys_enter", &EXECS)));
-        }
-        programs
-    }
-
     /// Marks a task as followed, before or while tracing.
     ///
     /// # Errors
@@ -451,49 +402,6 @@ impl Live {
         }
     }
 
-    /// Switches the programs on.
-    ///
-    /// # Errors
-    /// When the kernel refuses one.
-    pub fn attach(&mut self, host: &Host) -> Result<(), Failure> {
-        let programs = self.syscall_programs();
-        for name in self.attached.clone() {
-            if programs.iter().any(|(syscall, _)| *syscall == name) {
-                continue;
-            }
-            let program: &mut BtfTracePoint = self.program(name)?;
-            let link =
-                program.attach().map_err(|e| loading(host, &format!("attaching {name}"), &e))?;
-            self.links.push((name, link));
-        }
-        if self.features & feature::COW_LATENCY != 0 {
-            self.attach_minor_faults(host)?;
-        }
-        let Ok(tracefs) = &host.tracefs else { return Ok(()) };
-        for (name, points) in programs {
-            for point in points {
-                // Some architectures lack some of the calls.
-                let Some(id) = tracefs.id("syscalls", &point) else { continue };
-                let result = tracefs.field_offset("syscalls", &point, "ret");
-                if result.is_some_and(|at| at != RESULT_OFFSET) {
-                    return Err(Failure::new(
-                        Why::Unsupported,
-                        format!(
-                            "syscalls:{point} has its result elsewhere than the programs look; \
-                             leave latency out of --measure"
-                        ),
-                    ));
-                }
-                let program: &mut TracePoint = self.program(name)?;
-                let fd = program.fd().map_err(|e| loading(host, name, &e))?;
-                let event = sys::attach_tracepoint(id, fd.as_fd())
-                    .map_err(|e| loading(host, &format!("attaching to syscalls:{point}"), &e))?;
-                self.events.push(event);
-            }
-        }
-        Ok(())
-    }
-
     /// The ring, once.
     pub fn take_ring(&mut self) -> Option<RingBuf<MapData>> {
         self.ring.take()
@@ -509,18 +417,18 @@ impl Live {
     pub fn missed(&self) -> BTreeMap<String, u64> {
         // Page faults come with interrupts off: the only fault inside such a program is one that
         // its own reading of a user stack makes.
-        let own = |name: &&&str| !name.starts_with("page_fault_");
+        let own = |one: &&Use| !one.program.starts_with("page_fault_");
         let mut missed = BTreeMap::new();
-        for name in self.attached.iter().filter(own) {
+        for one in self.choice.uses.iter().filter(own) {
             let info = self
                 .ebpf
-                .program(name)
+                .program(&one.program)
                 .and_then(|program| program.fd().ok())
                 .and_then(|fd| sys::program_info(fd.as_fd()).ok());
             if let Some(info) = info
                 && info.recursion_misses > 0
             {
-                missed.insert((*name).to_string(), info.recursion_misses);
+                missed.insert(one.program.clone(), info.recursion_misses);
             }
         }
         missed
@@ -532,10 +440,16 @@ impl Live {
         &self.notes
     }
 
-    /// Names of the programs in use.
+    /// What measures what.
     #[must_use]
-    pub fn programs(&self) -> &[&'static str] {
-        &self.attached
+    pub fn choice(&self) -> &Choice {
+        &self.choice
+    }
+
+    /// What loading each program took.
+    #[must_use]
+    pub fn costs(&self) -> &[Cost] {
+        &self.costs
     }
 
     fn set_gate(&mut self, open: bool) -> Result<(), Failure> {
@@ -561,15 +475,16 @@ impl Live {
     pub fn detach(&mut self) {
         // What opened can be closed; and if not, detaching ends it a little later.
         let _ = self.set_gate(false);
+        let (functions, events): (Vec<_>, Vec<_>) =
+            self.links.drain(..).partition(attach::Link::is_of_function);
         // Spawns first: they are attached last.
-        for (name, link) in std::mem::take(&mut self.links).into_iter().rev() {
-            if let Ok(program) = self.program::<BtfTracePoint>(name) {
-                // It can only fail for a link that is gone, which is what is wanted.
-                let _ = program.detach(link);
-            }
-        }
-        // Closing one waits until no CPU can be in it any more; all wait at the same time.
+        events.into_iter().rev().for_each(drop);
+        // Closing one of these waits until no CPU can be in it any more; all wait at the same
+        // time.
         std::thread::scope(|scope| {
+            for link in functions {
+                scope.spawn(move || drop(link));
+            }
             for event in self.events.drain(..) {
                 scope.spawn(move || drop(event));
             }

@@ -5,8 +5,10 @@ pub mod books;
 pub mod btf;
 pub mod cgroups;
 pub mod config;
+pub mod facts;
 pub mod host;
 pub mod load;
+mod prove;
 mod sys;
 
 pub use sys::clock_ns;

@@ -77,6 +77,29 @@ pub fn attach_minor_faults(cpu: u32, period: u32, program: BorrowedFd<'_>) -> io
     attach_event(kind, config, u64::from(period), cpu, program)
 }
 
+/// `struct perf_event_attr` up to `PERF_ATTR_SIZE_VER1`.
+#[repr(C)]
+struct EventAttr {
+    kind: u32,
+    size: u32,
+    config: u64,
+    sample_period: u64,
+    rest: [u64; 4],
+    /// `config1` is the last word of version 0, `config2` the one of version 1.
+    configs: [u64; 2],
+}
+
+impl EventAttr {
+    fn open(&self, cpu: u32) -> io::Result<OwnedFd> {
+        const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 8;
+        let at: *const Self = self;
+        // SAFETY: the attributes are as large as they say.
+        owned(unsafe {
+            libc::syscall(libc::SYS_perf_event_open, at, -1, cpu, -1, PERF_FLAG_FD_CLOEXEC)
+        })
+    }
+}
+
 fn attach_event(
     kind: u32,
     config: u64,
@@ -84,23 +107,38 @@ fn attach_event(
     cpu: u32,
     program: BorrowedFd<'_>,
 ) -> io::Result<OwnedFd> {
-    const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 8;
+    let size = size_of::<EventAttr>() as u32;
+    let attr = EventAttr { kind, size, config, sample_period, rest: [0; 4], configs: [0; 2] };
+    switch_on(attr.open(cpu)?, program)
+}
+
+/// The beginning of a function, or its return, with a program attached, switched on; `source` is
+/// the kind of event, and the bit that means return.
+///
+/// # Errors
+/// Those of perf_event_open(2): ENOENT without such a function, EINVAL or EOPNOTSUPP for one that
+/// must not be probed.
+pub fn attach_kprobe(
+    source: (u32, u64),
+    function: &str,
+    at_return: bool,
+    program: BorrowedFd<'_>,
+) -> io::Result<OwnedFd> {
+    let name = std::ffi::CString::new(function)?;
+    let attr = EventAttr {
+        kind: source.0,
+        size: size_of::<EventAttr>() as u32,
+        config: if at_return { source.1 } else { 0 },
+        sample_period: 1,
+        rest: [0; 4],
+        configs: [name.as_ptr() as u64, 0],
+    };
+    switch_on(attr.open(0)?, program)
+}
+
+fn switch_on(event: OwnedFd, program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     const PERF_EVENT_IOC_ENABLE: libc::c_ulong = 0x2400;
     const PERF_EVENT_IOC_SET_BPF: libc::c_ulong = 0x4004_2408;
-    /// `struct perf_event_attr` up to `PERF_ATTR_SIZE_VER0`.
-    #[repr(C)]
-    struct Attr {
-        kind: u32,
-        size: u32,
-        config: u64,
-        sample_period: u64,
-        rest: [u64; 5],
-    }
-    let attr = Attr { kind, size: size_of::<Attr>() as u32, config, sample_period, rest: [0; 5] };
-    // SAFETY: `attr` is as large as it says.
-    let event = owned(unsafe {
-        libc::syscall(libc::SYS_perf_event_open, &raw const attr, -1, cpu, -1, PERF_FLAG_FD_CLOEXEC)
-    })?;
     // SAFETY: two valid descriptors.
     let set =
         unsafe { libc::ioctl(event.as_raw_fd(), PERF_EVENT_IOC_SET_BPF as _, program.as_raw_fd()) };
@@ -129,6 +167,49 @@ pub fn run_once(program: BorrowedFd<'_>) -> io::Result<()> {
         )
     })?;
     Ok(())
+}
+
+/// Loads a program that does nothing, for the entry of a function by its number in the kernel's
+/// BTF, and drops it: whether the kernel has BPF trampolines at all, and lets us use them.
+///
+/// # Errors
+/// Those of bpf(2), `BPF_PROG_LOAD`.
+pub fn try_trampoline(function: u32) -> io::Result<()> {
+    use aya_obj::generated::{
+        bpf_attach_type::BPF_TRACE_FENTRY, bpf_attr, bpf_cmd::BPF_PROG_LOAD,
+        bpf_prog_type::BPF_PROG_TYPE_TRACING,
+    };
+    // `r0 = 0; exit`
+    let instructions: [u64; 2] = [0xb7, 0x95];
+    let license = c"GPL";
+    // SAFETY: plain C data, for which zero is valid.
+    let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
+    // SAFETY: this is the member of the union that the command reads, and all of it is zero.
+    let load = unsafe { &mut attr.__bindgen_anon_3 };
+    load.prog_type = BPF_PROG_TYPE_TRACING as u32;
+    load.expected_attach_type = BPF_TRACE_FENTRY as u32;
+    load.insns = instructions.as_ptr() as u64;
+    load.insn_cnt = instructions.len() as u32;
+    load.license = license.as_ptr() as u64;
+    load.attach_btf_id = function;
+    // SAFETY: the pointers in `attr` are to what lives on, and as large as it says.
+    owned(unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_PROG_LOAD as libc::c_int,
+            &raw mut attr,
+            size_of::<bpf_attr>(),
+        )
+    })
+    .map(drop)
+}
+
+/// Before 5.11 maps count as locked memory; later the limit means nothing here. Without the
+/// privilege to raise it, it stays.
+pub fn raise_locked_memory() {
+    let all = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: a valid pointer. A refusal shows in what needs it.
+    unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const all) };
 }
 
 /// What the kernel tells of a loaded program.

@@ -51,6 +51,8 @@ pub fn exec(child: u32) -> Exec {
         errno: None,
         latency_ns: None,
         prepare_ns: None,
+        replace_ns: None,
+        load_ns: None,
         since_spawn_ns: None,
         mechanism: Some("fork"),
         uid: 0,
@@ -102,6 +104,7 @@ pub fn ledger(parent: u32, child: u32, by_parent: u64, by_child: u64) -> Ledger 
         overlapping: false,
         carried_over: 0,
         huge_splits: 0,
+        hugetlb_copied_bytes: None,
         latency: CowLatency::default(),
         curve: vec![CurvePoint {
             until_ns: 1_000_000,

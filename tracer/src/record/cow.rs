@@ -76,6 +76,9 @@ pub struct Ledger {
     pub carried_over: u64,
     /// Copies that split a huge page.
     pub huge_splits: u64,
+    /// Memory that copies of hugetlb pages took, where there were any; in no other figure.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hugetlb_copied_bytes: Option<u64>,
     /// Of the faults.
     pub latency: CowLatency,
     /// Of the copies.

@@ -9,14 +9,30 @@ use aya::{
 };
 use forkscope_common::{
     config::feature,
-    cow::{Copies, Layout, Paid, Place, Shared},
+    cow::{Copies, Layout, Paid, Place, Proof, Shared},
 };
 
-use super::{Live, MINOR_FAULT, loading};
+use super::{Live, Trouble, loading};
 use crate::{
     failure::{Failure, Why},
-    kernel::{host::Host, sys},
+    kernel::{
+        backend::{At, Use},
+        config::owners_marked,
+        host::Host,
+        prove::{self, Ground},
+        sys,
+    },
 };
+
+/// The program of the perf event.
+pub(super) const MINOR_FAULT: &str = "minor_fault";
+
+/// Whether what the programs told is what was made. Others are as many as the kernel makes of
+/// pages that were protected for a moment.
+fn proves(told: &Proof) -> bool {
+    let Proof { copied, reused, .. } = prove::TRUTH;
+    (told.copied, told.reused) == (copied, reused)
+}
 
 /// Candidates that one run of `survey` tries.
 const SURVEYED_GIB: u32 = 256;
@@ -24,10 +40,14 @@ const SURVEYED_GIB: u32 = 256;
 impl Live {
     /// Finds out where the kernel keeps page tables and `struct page`s, by a program that is
     /// run once, and tells the other programs.
-    pub(super) fn survey(&mut self, host: &Host) -> Result<(), String> {
+    pub(super) fn survey(&mut self, host: &Host) -> Result<(), Trouble> {
         if self.features & feature::PAGE_TABLES == 0 {
             return Ok(());
         }
+        self.find_layout(host).map_err(Trouble::PageTables)
+    }
+
+    fn find_layout(&mut self, host: &Host) -> Result<(), String> {
         let program: &mut RawTracePoint = self.program("survey").map_err(|e| e.message)?;
         program.load().map_err(|e| loading(host, "loading survey", &e).message)?;
         let fd = program.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(|e| e.to_string())?;
@@ -56,6 +76,50 @@ impl Live {
             free.push(slot, 0).map_err(|e| failed(e.to_string()))?;
         }
         Ok(())
+    }
+
+    /// Has the programs of copy-on-write faults prove themselves on faults of our own.
+    pub(super) fn prove(&mut self, host: &Host) -> Result<(), Trouble> {
+        /// Pages may be moved or swapped meanwhile.
+        const TRIES: u32 = 3;
+        if self.features & feature::COW_BY_FUNCTION == 0 {
+            return Ok(());
+        }
+        let mut told = String::new();
+        for _ in 0..TRIES {
+            match self.prove_once(owners_marked(host)) {
+                Ok(proof) if proves(&proof) => return Ok(()),
+                Ok(Proof { copied, reused, other, .. }) => {
+                    let Proof { copied: made, reused: kept, .. } = prove::TRUTH;
+                    told = format!(
+                        "self-check: of {made} copies and {kept} reuses it told {copied} and \
+                         {reused}, and {other} others"
+                    );
+                }
+                Err(why) => told = format!("self-check: {why}"),
+            }
+        }
+        let is_it = |one: &&Use| matches!(one.at, At::Function(_, "do_wp_page", _));
+        let one = self.choice.uses.iter().find(is_it).cloned();
+        let failure = Failure::new(Why::Unsupported, told);
+        Err(match one {
+            Some(one) => Trouble::Refused(one, failure),
+            None => Trouble::Failure(failure),
+        })
+    }
+
+    fn prove_once(&mut self, owners_marked: bool) -> Result<Proof, String> {
+        let ground = Ground::new().map_err(|e| e.to_string())?;
+        let map = self.ebpf.map_mut("SHARED").ok_or("no map SHARED")?;
+        let mut map = Array::<_, Found>::try_from(map).map_err(|e| e.to_string())?;
+        let begin = Shared { proof: ground.proof(), ..Shared::default() };
+        map.set(0, Found(begin), 0).map_err(|e| e.to_string())?;
+        let made = ground.make(owners_marked);
+        let Found(mut shared) = map.get(&0, 0).map_err(|e| e.to_string())?;
+        let proof = std::mem::take(&mut shared.proof);
+        map.set(0, Found(shared), 0).map_err(|e| e.to_string())?;
+        made.map_err(|e| e.to_string())?;
+        Ok(proof)
     }
 
     /// The end of faults, on every CPU. Where it cannot be had, faults are not timed, and a

@@ -1,0 +1,189 @@
+//! Loading and attaching the programs of a choice.
+
+use std::{os::fd::AsFd as _, time::Instant};
+
+use aya::{
+    Btf,
+    programs::{
+        BtfTracePoint, FEntry, FExit, KProbe, PerfEvent, Program, ProgramError, TracePoint,
+        fentry::FEntryLink, fexit::FExitLink, tp_btf::BtfTracePointLink,
+    },
+};
+use forkscope_common::config::feature;
+
+use super::{Cost, Live, Trouble, cow::MINOR_FAULT, loading};
+use crate::{
+    failure::{Failure, Why},
+    kernel::{
+        backend::{At, Use},
+        host::{Host, Tracefs},
+        sys,
+    },
+    plan::Backend,
+};
+
+/// Where the programs read a syscall's result in its tracepoint's record.
+const RESULT_OFFSET: u32 = 16;
+
+/// A program that is attached; dropping it detaches.
+#[expect(dead_code, reason = "held for being dropped")]
+pub(super) enum Link {
+    Event(BtfTracePointLink),
+    Entry(FEntryLink),
+    Exit(FExitLink),
+}
+
+impl Link {
+    pub(super) fn is_of_function(&self) -> bool {
+        matches!(self, Self::Entry(_) | Self::Exit(_))
+    }
+}
+
+impl Live {
+    pub(super) fn program<'a, P>(&'a mut self, name: &str) -> Result<&'a mut P, Failure>
+    where
+        &'a mut P: TryFrom<&'a mut Program>,
+    {
+        self.ebpf.program_mut(name).and_then(|program| program.try_into().ok()).ok_or_else(|| {
+            Failure::new(
+                Why::Failed,
+                format!("the eBPF object has no program {name}; rebuild it: cargo xtask ebpf"),
+            )
+        })
+    }
+
+    pub(super) fn load_programs(&mut self, host: &Host, btf: &Btf) -> Result<(), Trouble> {
+        for one in self.choice.uses.clone() {
+            let began = Instant::now();
+            if let Err(error) = self.load_program(&one, btf)? {
+                let failure = loading(host, &format!("loading {}", one.program), &error);
+                return Err(Trouble::Load(one, failure));
+            }
+            let load_ns = began.elapsed().as_nanos() as u64;
+            let info = self.ebpf.program(&one.program).and_then(|program| program.info().ok());
+            self.costs.push(Cost {
+                program: one.program,
+                verified_instructions: info.and_then(|info| info.verified_instruction_count()),
+                load_ns,
+            });
+        }
+        Ok(())
+    }
+
+    fn load_program(&mut self, one: &Use, btf: &Btf) -> Result<Result<(), ProgramError>, Failure> {
+        let name = &one.program;
+        Ok(match one.at {
+            At::Event(event) => self.program::<BtfTracePoint>(name)?.load(event, btf),
+            At::Syscalls(..) => self.program::<TracePoint>(name)?.load(),
+            At::Function(Backend::Kprobe, ..) => self.program::<KProbe>(name)?.load(),
+            At::Function(_, function, false) => self.program::<FEntry>(name)?.load(function, btf),
+            At::Function(_, function, true) => self.program::<FExit>(name)?.load(function, btf),
+            At::MinorFaults => self.program::<PerfEvent>(name)?.load(),
+        })
+    }
+
+    /// Hooks the functions. What they see counts for nothing yet, and to see whether the kernel
+    /// lets us is the only way to know.
+    pub(super) fn hook_functions(&mut self, host: &Host) -> Result<(), Trouble> {
+        for one in self.choice.uses.clone() {
+            let At::Function(backend, function, exit) = one.at else { continue };
+            let refused = |error: &(dyn std::error::Error + 'static)| {
+                let mut failure = loading(host, &format!("attaching to {function}"), error);
+                // For itself the kernel may have good reasons, and there may be another way.
+                failure.why =
+                    if failure.why == Why::Failed { Why::Unsupported } else { failure.why };
+                Trouble::Refused(one.clone(), failure)
+            };
+            let name = &one.program;
+            match (backend, exit) {
+                (Backend::Kprobe, _) => {
+                    let source = host
+                        .facts
+                        .kprobes
+                        .clone()
+                        .map_err(|why| Failure::new(Why::Unsupported, why))?;
+                    let program: &mut KProbe = self.program(name)?;
+                    let fd = program.fd().map_err(|e| refused(&e))?;
+                    let event = sys::attach_kprobe(source, function, exit, fd.as_fd())
+                        .map_err(|e| refused(&e))?;
+                    self.events.push(event);
+                }
+                (_, false) => {
+                    let program: &mut FEntry = self.program(name)?;
+                    let link = program
+                        .attach()
+                        .and_then(|id| program.take_link(id))
+                        .map_err(|e| refused(&e))?;
+                    self.links.push(Link::Entry(link));
+                }
+                (_, true) => {
+                    let program: &mut FExit = self.program(name)?;
+                    let link = program
+                        .attach()
+                        .and_then(|id| program.take_link(id))
+                        .map_err(|e| refused(&e))?;
+                    self.links.push(Link::Exit(link));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Switches the other programs on.
+    ///
+    /// # Errors
+    /// When the kernel refuses one.
+    pub fn attach(&mut self, host: &Host) -> Result<(), Failure> {
+        let uses = self.choice.uses.clone();
+        for one in &uses {
+            let At::Event(_) = one.at else { continue };
+            let program: &mut BtfTracePoint = self.program(&one.program)?;
+            let link = program
+                .attach()
+                .and_then(|id| program.take_link(id))
+                .map_err(|e| loading(host, &format!("attaching {}", one.program), &e))?;
+            self.links.push(Link::Event(link));
+        }
+        if uses.iter().any(|one| one.at == At::MinorFaults)
+            && self.features & feature::COW_LATENCY != 0
+        {
+            debug_assert!(uses.iter().any(|one| one.program == MINOR_FAULT));
+            self.attach_minor_faults(host)?;
+        }
+        let Ok(tracefs) = &host.tracefs else { return Ok(()) };
+        for one in &uses {
+            let At::Syscalls(side, calls) = one.at else { continue };
+            for call in calls {
+                self.attach_syscall(host, tracefs, &one.program, &format!("{side}_{call}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn attach_syscall(
+        &mut self,
+        host: &Host,
+        tracefs: &Tracefs,
+        program: &str,
+        point: &str,
+    ) -> Result<(), Failure> {
+        // Some architectures lack some of the calls.
+        let Some(id) = tracefs.id("syscalls", point) else { return Ok(()) };
+        let result = tracefs.field_offset("syscalls", point, "ret");
+        if result.is_some_and(|at| at != RESULT_OFFSET) {
+            return Err(Failure::new(
+                Why::Unsupported,
+                format!(
+                    "syscalls:{point} has its result elsewhere than the programs look; \
+                     leave latency out of --measure"
+                ),
+            ));
+        }
+        let loaded: &mut TracePoint = self.program(program)?;
+        let fd = loaded.fd().map_err(|e| loading(host, program, &e))?;
+        let event = sys::attach_tracepoint(id, fd.as_fd())
+            .map_err(|e| loading(host, &format!("attaching to syscalls:{point}"), &e))?;
+        self.events.push(event);
+        Ok(())
+    }
+}

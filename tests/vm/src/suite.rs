@@ -20,8 +20,8 @@ const TESTS: &str = "/bin/live";
 pub const ALL: &str = "all";
 /// A suite takes half a minute; emulated and beside another, several.
 const LIMIT: Duration = Duration::from_secs(600);
-/// A reason in a table is one line, of so many characters; all of it is above.
-const REASON: usize = 200;
+/// Parts of a reason are lines of so many characters; all of it is above.
+const REASON: usize = 120;
 /// Its output.
 const OUTPUT: &str = "/output";
 
@@ -78,20 +78,38 @@ pub fn run(backend: Option<&str>, suite: &str) -> Outcome {
 
 fn judge(done: &Done) -> Outcome {
     if done.code != Some(0) {
-        // What it panicked with is most of the reason.
-        let mut lines = done.output.lines().skip_while(|line| !line.contains("panicked at"));
-        let message = lines.nth(1).map(|line| format!("; {line}"));
-        let why = done.end.clone() + &message.unwrap_or_default();
-        return Outcome::Failed(match why.char_indices().nth(REASON) {
-            Some((end, _)) => format!("{}…", &why[..end]),
-            None => why,
-        });
+        return Outcome::Failed(reason(done));
     }
     if !done.output.contains("test result: ok. 1 passed") {
         return Outcome::Failed("no such suite".to_owned());
     }
     let mut skips = done.output.lines().filter_map(|line| line.split_once("skipped: "));
     skips.next().map_or(Outcome::Passed, |(_, why)| Outcome::Skipped(why.to_owned()))
+}
+
+/// How it ended, and what it panicked with.
+fn reason(done: &Done) -> String {
+    let mut lines = done.output.lines();
+    let Some((_, place)) = lines.find_map(|line| line.split_once("panicked at ")) else {
+        return done.end.clone();
+    };
+    let message = lines.next().unwrap_or_default();
+    let place = place.trim_end_matches(':');
+    let place = place.rsplit_once('/').map_or(place, |(_, file)| file);
+    // The sides of an assertion come after its message, which may be long.
+    let sides = lines.filter_map(|line| {
+        let line = line.trim_start();
+        (line.starts_with("left: ") || line.starts_with("right: ")).then(|| shorten(line))
+    });
+    let parts = [done.end.clone(), place.to_owned(), shorten(message)];
+    parts.into_iter().chain(sides.take(2)).collect::<Vec<_>>().join("; ")
+}
+
+fn shorten(text: &str) -> String {
+    match text.char_indices().nth(REASON) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
 }
 
 /// Runs a program to its end, or to the end of our patience. Whatever it leaves behind is ended.
@@ -176,8 +194,18 @@ mod tests {
         check(None, "", Outcome::Failed("exit status: 101".into()));
         check(
             Some(101),
-            "running 1 test\nthread 'x' panicked at a.rs:1:\nassertion failed\nnote: run",
-            Outcome::Failed("exit status: 101; assertion failed".into()),
+            "running 1 test\nthread 'x' panicked at b/a.rs:1:\nassertion failed\nnote: run",
+            Outcome::Failed("exit status: 101; a.rs:1; assertion failed".into()),
+        );
+        check(
+            Some(101),
+            "thread 'x' panicked at a.rs:1:5:\nassertion `left == right` failed: [\n  1,\n]\n  \
+             left: 0\n right: 452\nnote: run",
+            Outcome::Failed(
+                "exit status: 101; a.rs:1:5; assertion `left == right` failed: [; left: 0; \
+                 right: 452"
+                    .into(),
+            ),
         );
     }
 }

@@ -21,6 +21,8 @@ fn must_have(arch: Arch, series: &Series, backend: Backend, what: &str) -> Optio
     match (arch, series, backend, what) {
         // To a tracepoint such a fault looks like any other.
         (_, _, Backend::Tracepoint, "hugetlb") => Some(false),
+        // No tracepoint of the point of no return yet.
+        (_, "5.10" | "6.1", Backend::Tracepoint, "exec_phases") => Some(false),
         // No tracepoints of mmap_lock yet.
         (Arch::X86_64, "5.10", Backend::Tracepoint, "copy") => Some(false),
         (Arch::X86_64, "5.10" | "6.1" | "6.12" | "newest", _, _) => Some(true),

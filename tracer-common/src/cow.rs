@@ -236,8 +236,7 @@ pub struct Window {
     pub slot: u32,
     /// The number of ledgers' openings and closings when `slot` was found.
     pub generation: u32,
-    /// The task's minor faults before this one; inside `do_wp_page` where its argument lies, the
-    /// low bits.
+    /// The task's minor faults before this one.
     pub minor_faults: u32,
     /// Number of the page frame that was there, its low bits.
     pub frame: u32,
@@ -245,6 +244,12 @@ pub struct Window {
     pub state: u32,
     /// The user stack, or negative.
     pub stack: i32,
+    /// Where the page table's entry is, inside `do_wp_page`.
+    pub pte: u64,
+    /// Its argument.
+    pub fault: u64,
+    /// Zero.
+    pub reserved: [u64; 6],
 }
 
 /// Values in a [`Window`].
@@ -397,7 +402,7 @@ plain! {
     Ledger = LEDGER_HEAD + ROLES * 192 + ROLES * BUCKETS * 4 + 14 * 4,
     Space = 4 * 4 + 2 * 8,
     Rank = 16,
-    Window = 5 * 8 + 6 * 4,
+    Window = 5 * 8 + 6 * 4 + 2 * 8 + 6 * 8,
     Layout = 4 * 8,
     Proof = 5 * 8,
     Shared = 10 * 8,

@@ -21,7 +21,9 @@ use crate::{
 pub fn ended(task: Task, group_dead: bool) {
     let Some(cpu) = Cpu::current() else { return };
     let Some((pid, tid)) = traced_task() else { return };
-    if has(feature::COW) && !has(feature::COW_BY_FUNCTION) {
+    if has(feature::COW_BY_FUNCTION) {
+        fault::by_function::task_ended();
+    } else if has(feature::COW) {
         fault::by_event::task_ended(cpu, task);
     }
     let mut followed = false;

@@ -10,7 +10,7 @@ use forkscope_common::{
     config::{feature, slot},
     cow::{
         BUCKETS, Copies, Fault, Ledger, PLACE_PAGES, Paid, Place, Role, Window, bucket_of,
-        curve_of, window,
+        curve_of, end, window,
     },
     event::Kind,
 };
@@ -148,23 +148,38 @@ fn tally(cpu: Cpu, at: &Window, n: u64) {
 #[inline(always)]
 fn tally_in(cpu: Cpu, ledger: Option<*mut Ledger>, at: &Window, n: u64) {
     let role = role_of(at.state);
-    let copied = at.state & window::COPIED != 0;
-    let Some(ledger) = ledger else {
-        if copied {
-            count_role!(cpu, cow_copied, role, n);
-        } else {
-            count_role!(cpu, cow_reused, role, n);
+    if let Some(ledger) = ledger {
+        // SAFETY: a live map element.
+        unsafe {
+            tally_side(ledger, role, at, n);
+            if (*ledger).end == end::OPEN && (*ledger).opened_at == at.opened_at {
+                return;
+            }
+            // It was being closed at that moment, and adds up what it has.
+            tally_side(ledger, role, at, n.wrapping_neg());
         }
-        if let Some(space) = SPACES.get_ptr_mut(at.mm) {
-            // SAFETY: a live map element.
-            unsafe { add(&raw mut (*space).carried, n) };
-        }
-        return;
-    };
-    // SAFETY: a live map element, and the interval is in range.
+    }
+    if at.state & window::COPIED != 0 {
+        count_role!(cpu, cow_copied, role, n);
+    } else {
+        count_role!(cpu, cow_reused, role, n);
+    }
+    if let Some(space) = SPACES.get_ptr_mut(at.mm) {
+        // SAFETY: a live map element.
+        unsafe { add(&raw mut (*space).carried, n) };
+    }
+}
+
+/// Adds to one side of a ledger.
+///
+/// # Safety
+/// `ledger` must be a live map element.
+#[inline(always)]
+unsafe fn tally_side(ledger: *mut Ledger, role: usize, at: &Window, n: u64) {
+    // SAFETY: the caller's promise, and the interval is in range.
     unsafe {
         let side = side(ledger, role);
-        if !copied {
+        if at.state & window::COPIED == 0 {
             add(&raw mut (*side).reused, n);
             return;
         }

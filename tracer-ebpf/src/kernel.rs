@@ -24,7 +24,7 @@ use forkscope_common::{
 
 pub use self::{
     cgroup::Cgroup,
-    load::{kernel_context, load},
+    load::{hold_cpu, kernel_context, load, release_cpu},
     regs::{Regs, native_door},
 };
 
@@ -117,6 +117,17 @@ pub unsafe fn read_str(from: Ptr, to: *mut u8, size: u32) -> u32 {
     // SAFETY: the caller's promise; the helper checks the source.
     let n = unsafe { generated::bpf_probe_read_kernel_str(to.cast(), size, from.0.cast()) };
     if n > 0 { n as u32 } else { 0 }
+}
+
+/// The bytes before the first that is 0, and 1 if there is one. Without a branch: the verifier
+/// would walk all that follows twice.
+#[inline(always)]
+fn until_nul(word: u64) -> (u64, u64) {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    // The top bit of the first byte that is 0; of later ones too, maybe.
+    let zeros = word.wrapping_sub(ONES) & !word & (ONES << 7);
+    let first = zeros & zeros.wrapping_neg();
+    (word & (first >> 7).wrapping_sub(1), (zeros | zeros.wrapping_neg()) >> 63)
 }
 
 /// A task, by its `task_struct`.
@@ -216,6 +227,9 @@ impl Task {
         let offset = config!(offsets.task_comm);
         let low = self.0.field::<u64>(offset).unwrap_or(0);
         let high = self.0.field::<u64>(offset.saturating_add(8)).unwrap_or(0);
+        // Older kernels leave what was behind a shorter name's end.
+        let (low, ended) = until_nul(low);
+        let high = until_nul(high).0 & ended.wrapping_sub(1);
         let mut comm = MaybeUninit::<[u8; COMM_LEN]>::uninit();
         let words = comm.as_mut_ptr().cast::<u64>();
         // SAFETY: the two words are all of it.

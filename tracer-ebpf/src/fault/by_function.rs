@@ -15,7 +15,7 @@ use forkscope_common::{
 
 use super::{ledger_of, note_stack, placed, resolve, role_of, side, take_over, tally, timed};
 use crate::{
-    emit::{Cpu, add, count, now},
+    emit::{Cpu, add, now},
     fault::window_at,
     kernel::{Ptr, config, current, has, load, paging::first_of},
     maps::SHARED,
@@ -79,21 +79,21 @@ pub fn own_window() -> Option<&'static mut Window> {
 #[inline(always)]
 pub fn entered(fault: Ptr) {
     let Some(at) = own_window() else { return };
-    let Some(shared) = SHARED.get_ptr(0) else { return };
+    let Some(shared) = SHARED.get_ptr_mut(0) else { return };
     // SAFETY: a live map element.
-    let shared = unsafe { &*shared };
+    let shared = unsafe { &mut *shared };
     let before = at.state;
-    if before & window::INSIDE != 0
-        && let Some(cpu) = Cpu::current()
-    {
-        count!(cpu, unreturned);
+    if before & window::INSIDE != 0 {
+        // The kernel has skipped its exit.
+        at.state = before & window::CHILD;
+        over(at, shared, before);
     }
     let split = at.address;
     // A pointer as a number: the verifier forgets in a map what it knows of it.
     // SAFETY: a field of a live map element.
     let fault = unsafe {
-        (&raw mut at.address).write_volatile(fault.address());
-        (&raw const at.address).read_volatile()
+        (&raw mut at.fault).write_volatile(fault.address());
+        (&raw const at.fault).read_volatile()
     };
     let mm = field(field(fault, config!(offsets.fault_vma)), config!(offsets.vma_mm));
     let generation = shared.generation as u32;
@@ -116,7 +116,7 @@ pub fn entered(fault: Ptr) {
         state |= window::HUGE;
     }
     at.frame = frame as u32;
-    at.minor_faults = fault as u32;
+    at.pte = field(fault, config!(offsets.fault_pte));
     at.state = state;
     at.at = now();
 }
@@ -126,8 +126,7 @@ pub fn entered(fault: Ptr) {
 pub fn left(result: u32, context: *mut core::ffi::c_void) {
     let ended = now();
     let task = current();
-    let stack = task.stack();
-    let Some(place) = window_at(stack) else { return };
+    let Some(place) = window_at(task.stack()) else { return };
     // SAFETY: a live map element, see `own_window`.
     let at = unsafe { &mut *place };
     if at.state & window::INSIDE == 0 || at.task != task.0.address() {
@@ -140,22 +139,52 @@ pub fn left(result: u32, context: *mut core::ffi::c_void) {
     }
     let Some(shared) = SHARED.get_ptr_mut(0) else { return };
     // SAFETY: a live map element.
-    let shared = unsafe { &mut *shared };
-    // The fault lies on the task's own stack.
-    let fault = stack.wrapping_add(u64::from(at.minor_faults.wrapping_sub(stack as u32)));
-    let pte = load(field(fault, config!(offsets.fault_pte)));
-    if pte == 0 {
-        return;
-    }
-    let copied = frame_of(pte) as u32 != at.frame;
-    if proves(shared, at.address) {
-        prove(shared, at, field(fault, config!(offsets.fault_page)), state, copied);
-        return;
-    }
-    if state & window::OTHER != 0 {
+    let counted = over(at, unsafe { &mut *shared }, state);
+    if counted == 0 || !has(feature::COW_LATENCY) {
         return;
     }
     let Some(cpu) = Cpu::current() else { return };
+    if has(feature::COW_STACKS) {
+        note_stack(cpu, at, context);
+    }
+    timed(cpu, at, counted, ended - at.at, task);
+}
+
+/// The current task ends, and the kernel has skipped the exit of its last fault.
+#[inline(always)]
+pub fn task_ended() {
+    let task = current();
+    let Some(place) = window_at(task.stack()) else { return };
+    // SAFETY: a live map element, see `own_window`.
+    let at = unsafe { &mut *place };
+    if at.state & window::INSIDE == 0 || at.task != task.0.address() {
+        return;
+    }
+    let state = at.state;
+    at.state = 0;
+    if let Some(shared) = SHARED.get_ptr_mut(0) {
+        // SAFETY: a live map element.
+        over(at, unsafe { &mut *shared }, state);
+    }
+}
+
+/// The fault of a window, which was of this `state`, is over: the frame that is there now tells
+/// what became of it. What it is counted as; 0 when it is not.
+#[inline(always)]
+fn over(at: &mut Window, shared: &mut Shared, state: u32) -> u32 {
+    let pte = load(at.pte);
+    if pte == 0 {
+        return 0;
+    }
+    let copied = frame_of(pte) as u32 != at.frame;
+    if proves(shared, at.address) {
+        prove(shared, at, state, copied);
+        return 0;
+    }
+    let Some(cpu) = Cpu::current() else { return 0 };
+    if state & window::OTHER != 0 {
+        return 0;
+    }
     let mut counted = state & (window::CHILD | window::HUGE) | window::COUNTED | window::TIMED;
     if copied {
         counted |= window::COPIED;
@@ -165,19 +194,15 @@ pub fn left(result: u32, context: *mut core::ffi::c_void) {
     if has(feature::COW_PLACES) && copied {
         placed(cpu, at);
     }
-    if has(feature::COW_LATENCY) {
-        if has(feature::COW_STACKS) {
-            note_stack(cpu, at, context);
-        }
-        timed(cpu, at, counted, ended - at.at, task);
-    }
     at.state = counted & window::CHILD;
+    counted
 }
 
 /// One of the loader's own faults: the first one tells where `struct page` 0 is.
 #[inline(always)]
-fn prove(shared: &mut Shared, at: &Window, page: u64, state: u32, copied: bool) {
+fn prove(shared: &mut Shared, at: &Window, state: u32, copied: bool) {
     if shared.layout.pages == 0 {
+        let page = field(at.fault, config!(offsets.fault_page));
         shared.layout.pages =
             page.wrapping_sub(u64::from(at.frame) * u64::from(config!(page_struct)));
     } else if state & window::OTHER != 0 {
@@ -215,8 +240,8 @@ pub fn huge_copied(page: Ptr) {
     let generation = unsafe { (*shared).generation } as u32;
     // SAFETY: as in `entered`.
     let page = unsafe {
-        (&raw mut at.address).write_volatile(page.address());
-        (&raw const at.address).read_volatile()
+        (&raw mut at.fault).write_volatile(page.address());
+        (&raw const at.fault).read_volatile()
     };
     let hugetlb_bytes = u64::from(config!(hugetlb_bytes));
     let mm = task.mm().address();

@@ -6,7 +6,12 @@ use aya_ebpf::{
     programs::{FEntryContext, FExitContext},
 };
 
-use crate::{cow, exec, fault::by_function, kernel::Ptr, spawn};
+use crate::{
+    cow, exec,
+    fault::by_function,
+    kernel::{Ptr, hold_cpu, release_cpu},
+    spawn,
+};
 
 /// An argument that is a pointer.
 macro_rules! pointer {
@@ -15,138 +20,130 @@ macro_rules! pointer {
     };
 }
 
+/// Runs it with the CPU held: these programs can be preempted otherwise, and while one is, the
+/// kernel skips it for every other task on the CPU.
+macro_rules! undisturbed {
+    ($logic:expr) => {{
+        hold_cpu();
+        $logic;
+        release_cpu();
+        0
+    }};
+}
+
 /// `pid_t kernel_clone(struct kernel_clone_args *)`, kernel/fork.c.
 #[fentry]
 pub fn fentry_kernel_clone(_ctx: FEntryContext) -> i32 {
-    spawn::call_entered();
-    0
+    undisturbed!(spawn::call_entered())
 }
 
 /// Its return.
 #[fexit]
 pub fn fexit_kernel_clone(ctx: FExitContext) -> i32 {
-    spawn::clone_returned(ctx.arg::<u64>(1) as i32);
-    0
+    undisturbed!(spawn::clone_returned(ctx.arg::<u64>(1) as i32))
 }
 
 /// The syscall clone3, by its function: `long __x64_sys_clone3(const struct pt_regs *)`.
 #[fexit]
 pub fn fexit_clone3(ctx: FExitContext) -> i32 {
-    spawn::clone3_returned(ctx.arg::<u64>(1) as i64);
-    0
+    undisturbed!(spawn::clone3_returned(ctx.arg::<u64>(1) as i64))
 }
 
 /// `void wake_up_new_task(struct task_struct *)`, kernel/sched/core.c.
 #[fexit]
 pub fn fexit_wake_up_new_task(_ctx: FExitContext) -> i32 {
-    spawn::woken();
-    0
+    undisturbed!(spawn::woken())
 }
 
 /// `void schedule_tail(struct task_struct *)`, kernel/sched/core.c: the first thing that a new
 /// task does.
 #[fexit]
 pub fn fexit_schedule_tail(_ctx: FExitContext) -> i32 {
-    spawn::child_runs();
-    0
+    undisturbed!(spawn::child_runs())
 }
 
 /// `int copy_page_range(struct vm_area_struct *, struct vm_area_struct *)`, mm/memory.c.
 #[fentry]
 pub fn fentry_copy_page_range(_ctx: FEntryContext) -> i32 {
-    spawn::range_begun();
-    0
+    undisturbed!(spawn::range_begun())
 }
 
 /// Its return.
 #[fexit]
 pub fn fexit_copy_page_range(_ctx: FExitContext) -> i32 {
-    spawn::range_ended();
-    0
+    undisturbed!(spawn::range_ended())
 }
 
 /// The syscall execve, by its function.
 #[fentry]
 pub fn fentry_execve(_ctx: FEntryContext) -> i32 {
-    exec::entered();
-    0
+    undisturbed!(exec::entered())
 }
 
 /// Its return.
 #[fexit]
 pub fn fexit_execve(ctx: FExitContext) -> i32 {
-    exec::returned(false, ctx.arg::<u64>(1) as i64);
-    0
+    undisturbed!(exec::returned(false, ctx.arg::<u64>(1) as i64))
 }
 
 /// The syscall execveat, by its function.
 #[fentry]
 pub fn fentry_execveat(_ctx: FEntryContext) -> i32 {
-    exec::entered();
-    0
+    undisturbed!(exec::entered())
 }
 
 /// Its return.
 #[fexit]
 pub fn fexit_execveat(ctx: FExitContext) -> i32 {
-    exec::returned(true, ctx.arg::<u64>(1) as i64);
-    0
+    undisturbed!(exec::returned(true, ctx.arg::<u64>(1) as i64))
 }
 
 /// `int begin_new_exec(struct linux_binprm *)`, fs/exec.c: from here on there is no way back.
 #[fentry]
 pub fn fentry_begin_new_exec(_ctx: FEntryContext) -> i32 {
-    exec::prepared();
-    0
+    undisturbed!(exec::prepared())
 }
 
 /// `void setup_new_exec(struct linux_binprm *)`, fs/exec.c.
 #[fentry]
 pub fn fentry_setup_new_exec(_ctx: FEntryContext) -> i32 {
-    exec::replaced();
-    0
+    undisturbed!(exec::replaced())
 }
 
 /// `void finalize_exec(struct linux_binprm *)`, fs/exec.c.
 #[fentry]
 pub fn fentry_finalize_exec(_ctx: FEntryContext) -> i32 {
-    exec::loaded();
-    0
+    undisturbed!(exec::loaded())
 }
 
 /// `vm_fault_t do_wp_page(struct vm_fault *)`, mm/memory.c.
 #[fentry]
 pub fn fentry_do_wp_page(ctx: FEntryContext) -> i32 {
-    by_function::entered(pointer!(ctx, 0));
-    0
+    undisturbed!(by_function::entered(pointer!(ctx, 0)))
 }
 
 /// Its return.
 #[fexit]
 pub fn fexit_do_wp_page(ctx: FExitContext) -> i32 {
-    by_function::left(ctx.arg::<u64>(1) as u32, ctx.as_ptr());
-    0
+    undisturbed!(by_function::left(ctx.arg::<u64>(1) as u32, ctx.as_ptr()))
 }
 
 /// `void __split_huge_pmd(struct vm_area_struct *, pmd_t *, unsigned long address, …)`,
 /// mm/huge_memory.c.
 #[fentry]
 pub fn fentry_split_huge_pmd(ctx: FEntryContext) -> i32 {
-    by_function::split(ctx.arg::<u64>(2));
-    0
+    undisturbed!(by_function::split(ctx.arg::<u64>(2)))
 }
 
 /// `copy_user_large_folio(dst, src, …)` or, before 6.8, `copy_user_huge_page(to, from, …)`,
 /// mm/memory.c.
 #[fentry]
 pub fn fentry_huge_copied(ctx: FEntryContext) -> i32 {
-    by_function::huge_copied(pointer!(ctx, 1));
-    0
+    undisturbed!(by_function::huge_copied(pointer!(ctx, 1)))
 }
 
 /// `void exit_mmap(struct mm_struct *)`, mm/mmap.c, where it has no tracepoint.
 #[fexit]
 pub fn fexit_exit_mmap(ctx: FExitContext) -> i32 {
-    cow::torn_down(ctx.arg::<u64>(0));
-    0
+    undisturbed!(cow::torn_down(ctx.arg::<u64>(0)))
 }

@@ -37,10 +37,10 @@ pub fn task_newtask_cow(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "sched_process_exec")]
 pub fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
     let task = Task(pointer(&ctx, 0));
-    exec::done(task, ctx.arg::<u64>(1) as u32, pointer(&ctx, 2));
     if has(feature::COW) && has(feature::ENDS_WITH_PROCESS) {
         cow::left_behind(task.pid(), false);
     }
+    exec::done(task, ctx.arg::<u64>(1) as u32, pointer(&ctx, 2));
     0
 }
 

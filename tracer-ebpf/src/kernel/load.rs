@@ -1,4 +1,4 @@
-//! Reading kernel memory at a computed address.
+//! Reading kernel memory at a computed address, and the other calls of the kernel's functions.
 
 use aya_ebpf::helpers::generated;
 use forkscope_common::config::feature;
@@ -75,3 +75,46 @@ pub fn kernel_context(context: *mut core::ffi::c_void) -> *const u8 {
 pub fn kernel_context(_context: *mut core::ffi::c_void) -> *const u8 {
     core::ptr::null()
 }
+
+/// No other task on this CPU from here to [`release_cpu`]: the kernel skips a program that is
+/// under way on the CPU already. Where the kernel lacks it (before 6.10), nothing.
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+pub fn hold_cpu() {
+    // SAFETY: as in `load_directly`; the function is `bpf_preempt_disable`.
+    unsafe {
+        core::arch::asm!(
+            ".byte 0x85, 0x20, 0, 0, 0x59, 0xca, 0xf0, 0xf0",
+            lateout("r0") _,
+            lateout("r1") _,
+            lateout("r2") _,
+            lateout("r3") _,
+            lateout("r4") _,
+            lateout("r5") _,
+        );
+    }
+}
+
+/// Ends what [`hold_cpu`] began.
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+pub fn release_cpu() {
+    // SAFETY: as in `load_directly`; the function is `bpf_preempt_enable`.
+    unsafe {
+        core::arch::asm!(
+            ".byte 0x85, 0x20, 0, 0, 0x5a, 0xca, 0xf0, 0xf0",
+            lateout("r0") _,
+            lateout("r1") _,
+            lateout("r2") _,
+            lateout("r3") _,
+            lateout("r4") _,
+            lateout("r5") _,
+        );
+    }
+}
+
+#[cfg(not(target_arch = "bpf"))]
+pub fn hold_cpu() {}
+
+#[cfg(not(target_arch = "bpf"))]
+pub fn release_cpu() {}

@@ -12,8 +12,9 @@ use std::{
 use super::{btf::Btf, sys};
 use crate::plan::Backend;
 
-/// Functions of the kernel that are called, not hooked.
-pub const CASTS: [&str; 2] = ["bpf_rdonly_cast", "bpf_cast_to_kern_ctx"];
+/// Functions of the kernel that are called, not hooked: of no use without one another, two by two.
+pub const CALLED: [&str; 4] =
+    ["bpf_rdonly_cast", "bpf_cast_to_kern_ctx", "bpf_preempt_disable", "bpf_preempt_enable"];
 
 /// Functions that are hooked, on whatever architecture.
 pub const FUNCTIONS: [&str; 19] = [
@@ -75,8 +76,8 @@ impl Facts {
     pub fn gather(btf: Option<&Btf>, without: &Without) -> Self {
         let wanted: Vec<_> = FUNCTIONS
             .into_iter()
+            .chain(CALLED)
             .filter(|name| !without.names().any(|other| other == *name))
-            .chain(CASTS)
             .collect();
         let numbers = btf.map(|btf| btf.functions(&wanted)).unwrap_or_default();
         let trampolines = match (

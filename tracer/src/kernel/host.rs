@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     btf::Btf,
-    facts::{CASTS, Facts, Without},
+    facts::{CALLED, Facts, Without},
     sys,
 };
 
@@ -175,9 +175,6 @@ pub struct Host {
     pub page_size: u32,
     /// In the pid namespace that the kernel counts in.
     pub initial_pid_namespace: bool,
-    /// Numbers of `bpf_rdonly_cast` and `bpf_cast_to_kern_ctx`, where there are both and BTF
-    /// has the type to read by.
-    pub casts: Option<[u32; 2]>,
     /// Helpers that kernels differ in.
     pub helpers: BTreeSet<&'static str>,
     /// Bytes in a hugetlb page of the default size, where there are any.
@@ -204,22 +201,15 @@ impl Host {
         let mut helpers = BTreeSet::new();
         if let Ok(btf) = &btf {
             for name in ["task_pt_regs", "get_current_task_btf"] {
-                if btf.enumerator("bpf_func_id", &format!("BPF_FUNC_{name}")).is_some() {
+                if btf.enumerator("bpf_func_id", &format!("BPF_FUNC_{name}")).is_some()
+                    && !without.names().any(|other| other == name)
+                {
                     helpers.insert(name);
                 }
             }
         }
         let facts = Facts::gather(btf.as_ref().ok(), &without);
-        let casts = btf
-            .as_ref()
-            .ok()
-            .filter(|btf| btf.struct_id("pte_t").is_some())
-            .and_then(|_| {
-                Some(CASTS.map(|name| facts.number(name))).filter(|n| n.iter().all(Option::is_some))
-            })
-            .map(|numbers| numbers.map(Option::unwrap_or_default));
         Self {
-            casts,
             facts,
             kernel: read("/proc/sys/kernel/osrelease").unwrap_or_else(|_| "unknown".into()),
             name: read("/proc/sys/kernel/hostname").unwrap_or_else(|_| "unknown".into()),
@@ -266,6 +256,16 @@ impl Host {
             .filter(|(number, _)| matches!(*number, BPF | PERFMON) && missing(*number))
             .map(|(_, name)| *name)
             .collect()
+    }
+
+    /// The number of a function of the kernel that the programs call, where they can: where its
+    /// companion is there too, and BTF has the type to read by.
+    #[must_use]
+    pub fn callable(&self, function: &str) -> Option<u32> {
+        let pairs = CALLED.chunks(2).find(|pair| pair.contains(&function))?;
+        let readable = self.btf.as_ref().is_ok_and(|btf| btf.struct_id("pte_t").is_some());
+        let all = pairs.iter().all(|name| self.facts.number(name).is_some());
+        if all && readable { self.facts.number(function) } else { None }
     }
 
     /// Whether the programs follow pointers by their types, without a helper call each.

@@ -20,6 +20,7 @@ use super::{
     books::Books,
     cgroups::{self, Named},
     config,
+    facts::CALLED,
     host::Host,
     sys::{self, Mapped},
 };
@@ -103,11 +104,11 @@ impl From<Failure> for Trouble {
 }
 
 /// Where the programs call functions of the kernel, the object has calls of these numbers
-/// (`kernel/load.rs` of the programs): `bpf_rdonly_cast`, `bpf_cast_to_kern_ctx`.
-const CAST_MARKERS: [u32; 2] = [0xf0f0_ca57, 0xf0f0_ca58];
+/// (`kernel/load.rs` of the programs), in the order of [`CALLED`].
+const CALL_MARKERS: [u32; 4] = [0xf0f0_ca57, 0xf0f0_ca58, 0xf0f0_ca59, 0xf0f0_ca5a];
 
 /// The object with those functions' numbers in place, or without the calls.
-fn object(casts: Option<[u32; 2]>) -> Vec<u8> {
+fn object(host: &Host) -> Vec<u8> {
     let call = |id: u32| {
         let [a, b, c, d] = id.to_le_bytes();
         [0x85, 0x20, 0, 0, a, b, c, d]
@@ -117,9 +118,9 @@ fn object(casts: Option<[u32; 2]>) -> Vec<u8> {
     let mut bytes = OBJECT.to_vec();
     // Instructions are eight bytes long, and so is the alignment of what holds them.
     for instruction in bytes.chunks_exact_mut(8) {
-        for (index, marker) in CAST_MARKERS.into_iter().enumerate() {
+        for (marker, function) in CALL_MARKERS.into_iter().zip(CALLED) {
             if instruction == call(marker) {
-                instruction.copy_from_slice(&casts.map_or(none, |ids| call(ids[index])));
+                instruction.copy_from_slice(&host.callable(function).map_or(none, call));
             }
         }
     }
@@ -294,7 +295,7 @@ impl Live {
             .map_max_entries("PLACES", wanted(feature::COW_PLACES, MOST_PLACES))
             .map_max_entries("PAID", wanted(feature::COW_STACKS, MOST_STACKS))
             .map_max_entries("STACKS", wanted(feature::COW_STACKS, MOST_STACKS))
-            .load(&object(host.casts))
+            .load(&object(host))
             .map_err(|e| loading(host, "making the eBPF maps", &e))?;
         let mapped = |name: &str, size: usize| {
             let map = ebpf.map(name).and_then(|map| match map {
@@ -416,8 +417,12 @@ impl Live {
     #[must_use]
     pub fn missed(&self) -> BTreeMap<String, u64> {
         // Page faults come with interrupts off: the only fault inside such a program is one that
-        // its own reading of a user stack makes.
-        let own = |one: &&Use| !one.program.starts_with("page_fault_");
+        // its own reading of a user stack makes. An exit of do_wp_page that is skipped is made up
+        // for at the task's next one.
+        let own = |one: &&Use| {
+            !one.program.starts_with("page_fault_")
+                && !matches!(one.at, At::Function(_, "do_wp_page", true))
+        };
         let mut missed = BTreeMap::new();
         for one in self.choice.uses.iter().filter(own) {
             let info = self

@@ -239,11 +239,15 @@ impl Matrix {
         println!("[{}] booting {}", row.title, kernel.about);
         row.about.clone_from(&kernel.about);
         row.notes.extend(kernel.note.as_ref().map(|why| format!("{}, {why}", kernel.about)));
+        let log = self.dir.join(format!("{}.log", row.title.replace(' ', "-")));
+        let _ = fs::remove_file(&log);
+        let guest =
+            Guest { arch: self.arch, kernel: &kernel.image, initramfs: &self.initramfs, log: &log };
         let mut doctors = Vec::new();
         let mut left = self.plan();
         // A machine that dies takes the rest of one backend with it, not the others.
         while let Some((backend, _)) = left.first().cloned() {
-            if let Err(why) = self.boot_for(series, &kernel, &mut left, &mut row, &mut doctors) {
+            if let Err(why) = self.boot_for(series, &guest, &mut left, &mut row, &mut doctors) {
                 println!("[{}] {why}", row.title);
                 // What it was at is to blame for it, and what was to come is tried again.
                 let blamed = left.first().map_or(backend, |(backend, _)| backend.clone());
@@ -279,7 +283,7 @@ impl Matrix {
     fn boot_for(
         &self,
         series: &Series,
-        kernel: &Kernel,
+        guest: &Guest<'_>,
         left: &mut Vec<(String, String)>,
         row: &mut Row,
         doctors: &mut Vec<(String, Value)>,
@@ -287,9 +291,6 @@ impl Matrix {
         let words: Vec<_> =
             left.iter().map(|(backend, suite)| format!("{backend}:{suite}")).collect();
         let words = format!("forkscope.run={}", words.join(","));
-        let log = self.dir.join(format!("{}.log", row.title.replace(' ', "-")));
-        let guest =
-            Guest { arch: self.arch, kernel: &kernel.image, initramfs: &self.initramfs, log: &log };
         let see = |line: &str| println!("[{}] {line}", row.title);
         let (report, end) = guest.run(&words, &see).map_err(|error| format!("{error:#}"))?;
         if let Some(release) = report.release {

@@ -26,7 +26,7 @@ impl Doctor {
             Ok(said) => {
                 println!("doctor {backend} {said}");
                 // What cannot be written is asked again.
-                let _ = fs::write(SAID, &done.output);
+                let _ = fs::write(SAID, said.to_string());
                 Ok(said)
             }
             Err(_) => Err(format!("doctor {}: {}", done.end, one_line(&done.output))),

@@ -10,6 +10,10 @@ const PAGES: u64 = 2000;
 /// What may be.
 pub const FEW: u64 = 40;
 
+/// Modes whose pages have one owner and were protected all the same.
+pub const LIFTED: [&str; 5] =
+    ["mprotect", "signal_barrier", "soft_dirty", "userfaultfd_wp", "userfaultfd_wp_async"];
+
 /// How many copy-on-write faults were counted; `None` where the machine does not have it.
 fn counted(rig: &Rig, notcow: &Path, mode: &str, actor: &str) -> Option<u64> {
     let pages = PAGES.to_string();

@@ -289,6 +289,36 @@ pub struct Shared {
     pub layout: Layout,
     /// What came of the loader's own faults.
     pub proof: Proof,
+    /// What the programs read of the loader itself.
+    pub witness: Witness,
+}
+
+/// What the programs read of the task that asks, to be held against what /proc says of it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Witness {
+    /// Start time of the process, nanoseconds since boot.
+    pub start: u64,
+    /// Page tables, bytes.
+    pub page_table_bytes: u64,
+    /// Arguments, first byte.
+    pub arg_start: u64,
+    /// One past the last.
+    pub arg_end: u64,
+    /// Name.
+    pub comm: [u8; COMM_LEN],
+    /// Task.
+    pub tid: u32,
+    /// Process.
+    pub pid: u32,
+    /// Parent process.
+    pub ppid: u32,
+    /// Mappings.
+    pub mappings: u32,
+    /// Threads.
+    pub threads: u32,
+    /// The syscall by which it entered.
+    pub syscall: u32,
 }
 
 /// Before anything is recorded the loader makes a few copy-on-write faults of its own, of which
@@ -405,7 +435,8 @@ plain! {
     Window = 5 * 8 + 6 * 4 + 2 * 8 + 6 * 8,
     Layout = 4 * 8,
     Proof = 5 * 8,
-    Shared = 10 * 8,
+    Witness = 4 * 8 + COMM_LEN + 6 * 4,
+    Shared = 10 * 8 + 72,
     PerCpu = 8 * 8,
     Fault = 16 + 4 * 8 + 4 * 4,
     Place = 16,

@@ -414,6 +414,14 @@ impl Mm {
         Some(if pages > 0 { pages as u64 * config!(page_size) as u64 } else { 0 })
     }
 
+    /// Where the program's arguments lie: first byte, and one past the last.
+    #[inline(always)]
+    pub fn argument_bounds(self) -> (u64, u64) {
+        let start = self.0.field::<u64>(config!(offsets.mm_arg_start)).unwrap_or(0);
+        let end = self.0.field::<u64>(config!(offsets.mm_arg_end)).unwrap_or(0);
+        (start, end)
+    }
+
     /// Where the program's arguments lie: first byte, and length.
     #[inline(always)]
     pub fn arguments(self) -> Option<(u64, u64)> {

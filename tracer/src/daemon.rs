@@ -19,7 +19,7 @@ use crate::{
     decode::{Event, decode},
     failure::{Failure, Why},
     kernel::{
-        backend::{COW_FAULT, Measurement, Part},
+        backend::{COW_FAULT, Measurement, Part, State},
         cgroups::Cgroups,
         clock_ns,
         host::Host,
@@ -126,20 +126,47 @@ impl Session {
         let mut live = Live::load(&mut host, &plan, std::process::id())?;
         let ring = live.take_ring().ok_or_else(|| Failure::new(Why::Failed, "no ring"))?;
         let measurements = live.choice().measurements.clone();
-        Ok(Self { host, plan, live, ring, began: Instant::now(), measurements })
+        let filters = &plan.filters;
+        let by_pid = plan.command_only || filters.follow || !filters.pids.is_empty();
+        let session = Self { host, plan, live, ring, began: Instant::now(), measurements };
+        if by_pid {
+            session.require_pids()?;
+        }
+        Ok(session)
+    }
+
+    /// That processes can be named by their pids: the kernel side knows those of the initial
+    /// namespace alone.
+    ///
+    /// # Errors
+    /// Where this process is in another one.
+    pub fn require_pids(&self) -> Result<(), Failure> {
+        if self.host.initial_pid_namespace {
+            return Ok(());
+        }
+        Err(Failure::new(
+            Why::Unsupported,
+            "this is a pid namespace of its own, where pids are not the kernel's, and a COMMAND or \
+             --pid would name others; trace all without, or run it with the host's pids \
+             (docker run --pid=host)",
+        ))
     }
 
     /// What a user should know although everything works.
     #[must_use]
     pub fn notes(&self) -> Vec<String> {
-        let mut notes: Vec<String> = self
-            .measurements
-            .iter()
-            .filter(|m| m.state.is_worse() && !m.minor)
-            .map(|m| {
-                let why = m.why.as_deref().unwrap_or_default();
-                format!("{}: {}: {why}", m.title, m.state.name())
-            })
+        // Those that want for the same thing share a line.
+        let mut worse: Vec<(&str, &str, Vec<&str>)> = Vec::new();
+        for m in self.measurements.iter().filter(|m| m.state.is_worse() && !m.minor) {
+            let (state, why) = (m.state.name(), m.why.as_deref().unwrap_or_default());
+            match worse.iter_mut().find(|(s, w, _)| (*s, *w) == (state, why)) {
+                Some((_, _, titles)) => titles.push(m.title),
+                None => worse.push((state, why, vec![m.title])),
+            }
+        }
+        let mut notes: Vec<String> = worse
+            .into_iter()
+            .map(|(state, why, titles)| format!("{state}: {}: {why}", titles.join("; ")))
             .collect();
         notes.extend_from_slice(self.live.notes());
         if !self.host.initial_pid_namespace {
@@ -227,7 +254,11 @@ impl Session {
         self.began = Instant::now();
         let notes = self.live.notes()[before..].to_vec();
         if !self.live.times_faults() {
-            for m in self.measurements.iter_mut().filter(|m| m.key == COW_FAULT) {
+            for m in self
+                .measurements
+                .iter_mut()
+                .filter(|m| m.key == COW_FAULT && m.state != State::Missing)
+            {
                 m.miss(notes.last().cloned().unwrap_or_default());
             }
         }
@@ -516,6 +547,12 @@ impl<'a> Run<'a> {
             if n > 0 {
                 crate::trace::note(&format!("{n} {what}"));
             }
+        }
+        for (program, n) in self.session.live.missed() {
+            crate::trace::note(&format!(
+                "{n} runs of {program} were skipped by the kernel, which was running it on that CPU \
+                 already: they count as lost"
+            ));
         }
         let choice = self.session.live.choice();
         let measured = |part| choice.of(part).is_some();

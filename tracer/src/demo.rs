@@ -163,6 +163,7 @@ pub fn run() -> Result<u8, Failure> {
     let (mut truths, theirs) =
         pipe().map_err(|e| Failure::new(Why::Failed, format!("no pipe: {e}")))?;
     let mut session = Session::load(Plan::everything())?;
+    session.require_pids()?;
     let words = [own_path().into(), "demo-workload".into()];
     let command = Command::prepare(&words, &signals.before, Some(theirs.into()))?;
     for text in session.notes() {

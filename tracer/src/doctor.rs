@@ -43,7 +43,8 @@ fn attempt(host: &mut Host, backend: Option<Backend>) -> Result<Trial, Failure> 
     let mut measurements = live.choice().measurements.clone();
     let notes = live.notes().to_vec();
     if !live.times_faults() {
-        for m in measurements.iter_mut().filter(|m| m.key == COW_FAULT) {
+        for m in measurements.iter_mut().filter(|m| m.key == COW_FAULT && m.state != State::Missing)
+        {
             m.miss(notes.last().cloned().unwrap_or_default());
         }
     }

@@ -85,6 +85,7 @@ pub fn run(flags: &cli::Profile) -> Result<u8, Failure> {
     let signals = signals(plan.command_only)?;
     let comm = plan.filters.comms.first().cloned();
     let mut session = Session::load(plan)?;
+    session.require_pids()?;
     let folded = flags.folded().map(|path| folded_file(path)).transpose()?;
     let (target, fd) = target(flags.output.as_deref(), !flags.command.is_empty())?;
     // While this process has one thread: a fork is safe then.

@@ -4,6 +4,7 @@
 mod command;
 mod cow;
 mod cow_apps;
+mod degraded;
 mod demo;
 mod endings;
 mod filters;

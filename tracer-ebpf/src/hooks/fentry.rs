@@ -6,29 +6,13 @@ use aya_ebpf::{
     programs::{FEntryContext, FExitContext},
 };
 
-use crate::{
-    cow, exec,
-    fault::by_function,
-    kernel::{Ptr, hold_cpu, release_cpu},
-    spawn,
-};
+use crate::{cow, exec, fault::by_function, hooks::undisturbed, kernel::Ptr, spawn};
 
 /// An argument that is a pointer.
 macro_rules! pointer {
     ($ctx:ident, $n:literal) => {
         Ptr::new($ctx.arg::<*const u8>($n))
     };
-}
-
-/// Runs it with the CPU held: these programs can be preempted otherwise, and while one is, the
-/// kernel skips it for every other task on the CPU.
-macro_rules! undisturbed {
-    ($logic:expr) => {{
-        hold_cpu();
-        $logic;
-        release_cpu();
-        0
-    }};
 }
 
 /// `pid_t kernel_clone(struct kernel_clone_args *)`, kernel/fork.c.

@@ -9,7 +9,8 @@ use forkscope_common::config::feature;
 
 use crate::{
     cgroup, cow, exec, exit, fault,
-    kernel::{Cgroup, Ptr, Task, config, has, native_door, paging},
+    hooks::undisturbed,
+    kernel::{Cgroup, Ptr, Task, config, current, has, native_door, paging},
     maps::SHARED,
     spawn,
 };
@@ -22,43 +23,45 @@ fn pointer(ctx: &BtfTracePointContext, n: usize) -> Ptr {
 /// `(struct task_struct *task, u64 clone_flags)`, kernel/fork.c.
 #[btf_tracepoint(function = "task_newtask")]
 pub fn task_newtask(ctx: BtfTracePointContext) -> i32 {
-    spawn::made(Task(pointer(&ctx, 0)), ctx.arg::<u64>(1));
-    0
+    undisturbed!(spawn::made(Task(pointer(&ctx, 0)), ctx.arg::<u64>(1)))
 }
 
 /// The same, for copy-on-write.
 #[btf_tracepoint(function = "task_newtask")]
 pub fn task_newtask_cow(ctx: BtfTracePointContext) -> i32 {
-    cow::made(Task(pointer(&ctx, 0)), ctx.arg::<u64>(1));
-    0
+    undisturbed!(cow::made(Task(pointer(&ctx, 0)), ctx.arg::<u64>(1)))
 }
 
 /// `(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`, fs/exec.c.
 #[btf_tracepoint(function = "sched_process_exec")]
 pub fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
-    let task = Task(pointer(&ctx, 0));
-    if has(feature::COW) && has(feature::ENDS_WITH_PROCESS) {
-        cow::left_behind(task.pid(), false);
-    }
-    exec::done(task, ctx.arg::<u64>(1) as u32, pointer(&ctx, 2));
-    0
+    undisturbed!({
+        let task = Task(pointer(&ctx, 0));
+        if has(feature::COW) && has(feature::ENDS_WITH_PROCESS) {
+            cow::left_behind(task.pid(), false);
+        }
+        exec::done(task, ctx.arg::<u64>(1) as u32, pointer(&ctx, 2));
+    })
 }
 
 /// `(struct task_struct *task, struct linux_binprm *bprm)`, fs/exec.c, 6.12 and later.
 #[btf_tracepoint(function = "sched_prepare_exec")]
 pub fn sched_prepare_exec(_ctx: BtfTracePointContext) -> i32 {
-    exec::prepared();
-    0
+    undisturbed!(exec::prepared())
 }
 
 /// `(struct task_struct *p[, bool group_dead])`, kernel/exit.c.
 #[btf_tracepoint(function = "sched_process_exit")]
 pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
-    let task = Task(pointer(&ctx, 0));
-    let group_dead =
-        if has(feature::EXIT_GROUP_DEAD) { ctx.arg::<u64>(1) as u8 != 0 } else { task.none_live() };
-    exit::ended(task, group_dead);
-    0
+    undisturbed!({
+        let task = Task(pointer(&ctx, 0));
+        let group_dead = if has(feature::EXIT_GROUP_DEAD) {
+            ctx.arg::<u64>(1) as u8 != 0
+        } else {
+            task.none_live()
+        };
+        exit::ended(task, group_dead);
+    })
 }
 
 /// `(struct cgroup *cgrp, const char *path)`, kernel/cgroup/cgroup.c.
@@ -71,30 +74,26 @@ pub fn cgroup_mkdir(ctx: BtfTracePointContext) -> i32 {
 /// `(struct mm_struct *mm, bool write, bool success)`, include/trace/events/mmap_lock.h.
 #[btf_tracepoint(function = "mmap_lock_acquire_returned")]
 pub fn mmap_lock_acquire_returned(ctx: BtfTracePointContext) -> i32 {
-    copy_begun(&ctx, ctx.arg::<u64>(1));
-    0
+    undisturbed!(copy_begun(&ctx, ctx.arg::<u64>(1)))
 }
 
 /// As older kernels have it: `(mm, const char *memcg_path, bool write, bool success)`.
 /// A program of its own, because an argument's number must be a constant.
 #[btf_tracepoint(function = "mmap_lock_acquire_returned")]
 pub fn mmap_lock_acquire_returned_path(ctx: BtfTracePointContext) -> i32 {
-    copy_begun(&ctx, ctx.arg::<u64>(2));
-    0
+    undisturbed!(copy_begun(&ctx, ctx.arg::<u64>(2)))
 }
 
 /// `(struct mm_struct *mm, bool write)`.
 #[btf_tracepoint(function = "mmap_lock_released")]
 pub fn mmap_lock_released(ctx: BtfTracePointContext) -> i32 {
-    copy_ended(&ctx, ctx.arg::<u64>(1));
-    0
+    undisturbed!(copy_ended(&ctx, ctx.arg::<u64>(1)))
 }
 
 /// As older kernels have it: `(mm, const char *memcg_path, bool write)`.
 #[btf_tracepoint(function = "mmap_lock_released")]
 pub fn mmap_lock_released_path(ctx: BtfTracePointContext) -> i32 {
-    copy_ended(&ctx, ctx.arg::<u64>(2));
-    0
+    undisturbed!(copy_ended(&ctx, ctx.arg::<u64>(2)))
 }
 
 #[inline(always)]
@@ -137,8 +136,7 @@ pub fn mm_page_alloc(ctx: BtfTracePointContext) -> i32 {
 /// `(struct mm_struct *mm)`, mm/mmap.c: at the end of the teardown.
 #[btf_tracepoint(function = "exit_mmap")]
 pub fn exit_mmap(ctx: BtfTracePointContext) -> i32 {
-    cow::torn_down(ctx.arg::<u64>(0));
-    0
+    undisturbed!(cow::torn_down(ctx.arg::<u64>(0)))
 }
 
 /// `PERF_COUNT_SW_PAGE_FAULTS_MIN`, all or one in so many, by `mm_account_fault` (mm/memory.c).
@@ -155,6 +153,28 @@ pub fn survey(_ctx: RawTracePointContext) -> i32 {
     if let Some(shared) = SHARED.get_ptr_mut(0) {
         // SAFETY: a live map element, and nobody else uses it yet.
         unsafe { (*shared).layout = paging::survey((*shared).layout.direct_map) };
+    }
+    0
+}
+
+/// Attached nowhere: run once by the loader, which knows itself what this reads.
+#[raw_tracepoint(tracepoint = "sys_enter")]
+pub fn witness(_ctx: RawTracePointContext) -> i32 {
+    if let Some(shared) = SHARED.get_ptr_mut(0) {
+        // SAFETY: a live map element, and nobody else uses it yet.
+        let witness = unsafe { &mut (*shared).witness };
+        let task = current();
+        let mm = task.mm();
+        witness.start = task.process_start();
+        witness.page_table_bytes = mm.page_table_bytes().unwrap_or(0);
+        (witness.arg_start, witness.arg_end) = mm.argument_bounds();
+        witness.comm = task.comm();
+        witness.tid = task.tid();
+        witness.pid = task.pid();
+        witness.ppid = task.ppid();
+        witness.mappings = mm.mappings().unwrap_or(0);
+        witness.threads = task.threads().unwrap_or(0);
+        witness.syscall = task.regs().syscall();
     }
     0
 }

@@ -49,6 +49,15 @@ impl Regs {
         self.get(offset) as u32
     }
 
+    /// Number of the syscall under way, 0 where it cannot be had.
+    #[inline(always)]
+    pub fn syscall(self) -> u32 {
+        if config!(offsets.regs_syscall) == MISSING {
+            return 0;
+        }
+        self.get_32(config!(offsets.regs_syscall))
+    }
+
     /// User stack pointer.
     #[inline(always)]
     pub fn sp(self) -> u64 {
@@ -79,7 +88,7 @@ impl Regs {
         if config!(offsets.regs_syscall) == MISSING {
             return Door::None;
         }
-        let number = self.get_32(config!(offsets.regs_syscall)) & !X32_BIT;
+        let number = self.syscall() & !X32_BIT;
         if compat {
             door_of(
                 number,

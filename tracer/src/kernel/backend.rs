@@ -241,6 +241,7 @@ fn uses(host: &Host, plan: &Plan, parts: &[Chosen]) -> Vec<Use> {
     }
     if let Some((Backend::Tracepoint, _)) = cow
         && plan.measures.latency
+        && host.facts.perf_events.is_ok()
     {
         uses.push(Use { program: "minor_fault".into(), at: At::MinorFaults });
     }

@@ -226,7 +226,10 @@ impl Btf {
     #[must_use]
     pub fn offset(&self, of: &str, path: &str) -> Option<u32> {
         let found = self.locate(of, path).map(|(offset, _)| offset);
-        match self.pretended.get(&format!("{of}.{path}")) {
+        let pretended = std::iter::once(path)
+            .chain(path.split('|'))
+            .find_map(|name| self.pretended.get(&format!("{of}.{name}")));
+        match pretended {
             Some(Some(shift)) => found.map(|offset| offset + shift),
             Some(None) => None,
             None => found,

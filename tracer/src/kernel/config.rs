@@ -166,7 +166,10 @@ pub fn build(
     let typed = host.follows_types();
     for (bit, on) in [
         (feature::COW, cow),
-        (feature::COW_LATENCY, cow && plan.measures.latency),
+        (
+            feature::COW_LATENCY,
+            cow && plan.measures.latency && (cow_by_function || host.facts.perf_events.is_ok()),
+        ),
         (feature::COW_FAULTS, cow && plan.cow.faults),
         (feature::COW_PLACES, cow && plan.cow.places),
         (feature::COW_STACKS, cow && plan.cow.stacks),

@@ -9,7 +9,7 @@ use std::{
     fs, io,
 };
 
-use super::{btf::Btf, sys};
+use super::{btf::Btf, sys, witness::Wrong};
 use crate::plan::Backend;
 
 /// Functions of the kernel that are called, not hooked: of no use without one another, two by two.
@@ -62,10 +62,14 @@ pub struct Facts {
     trampolines: Fact,
     /// By which event kprobes are made, or why there are none.
     pub kprobes: Result<KprobeSource, String>,
+    /// Whether events can be had that programs are attached to, or why not.
+    pub perf_events: Result<(), String>,
     refused: BTreeMap<(&'static str, &'static str), String>,
     confirmed: BTreeSet<(&'static str, &'static str)>,
     /// Why pointers with types are not followed, where that was tried in vain.
     pub untyped: Option<String>,
+    /// Fields that read otherwise than they should, and were given up.
+    pub wrong: Vec<Wrong>,
     /// Why page tables cannot be read, where that was tried in vain.
     pub no_page_tables: Option<String>,
 }
@@ -91,13 +95,28 @@ impl Facts {
                 Err(error) => Fact::No(format!("refused by the kernel: {error}")),
             },
         };
+        let perf_events = without.refused("perf_event_open").and_then(|()| {
+            sys::try_event().map_err(|error| match error.raw_os_error() {
+                Some(libc::EPERM | libc::EACCES) => format!(
+                    "perf_event_open is refused ({error}): a seccomp filter, a security module, or \
+                     kernel.perf_event_paranoid without CAP_PERFMON"
+                ),
+                Some(libc::ENOSYS) => "perf_event_open is not there (CONFIG_PERF_EVENTS)".into(),
+                _ => format!("perf_event_open: {error}"),
+            })
+        });
         Self {
             numbers,
             trampolines,
-            kprobes: without.refused("kprobe").and_then(|()| kprobe_source()),
+            kprobes: without
+                .refused("kprobe")
+                .and_then(|()| perf_events.clone())
+                .and_then(|()| kprobe_source()),
+            perf_events,
             refused: BTreeMap::new(),
             confirmed: BTreeSet::new(),
             untyped: None,
+            wrong: Vec::new(),
             no_page_tables: None,
         }
     }
@@ -136,6 +155,12 @@ impl Facts {
     /// It was tried in vain.
     pub fn refuse(&mut self, backend: Backend, function: &'static str, why: String) {
         self.refused.insert((backend.name(), function), why);
+    }
+
+    /// Why a field was given up, if it was.
+    #[must_use]
+    pub fn wrong(&self, field: &str) -> Option<&str> {
+        self.wrong.iter().find(|wrong| wrong.field == field).map(|wrong| wrong.why.as_str())
     }
 
     /// It was tried, and works.

@@ -23,6 +23,7 @@ use super::{
     facts::CALLED,
     host::Host,
     sys::{self, Mapped},
+    witness::Wrong,
 };
 use crate::{
     failure::{Failure, Why},
@@ -95,6 +96,8 @@ enum Trouble {
     Refused(Use, Failure),
     /// The page tables were not found.
     PageTables(String),
+    /// Fields do not read as they should.
+    Fields(Vec<Wrong>),
 }
 
 impl From<Failure> for Trouble {
@@ -129,11 +132,12 @@ fn object(host: &Host) -> Vec<u8> {
 
 fn loading(host: &Host, what: &str, error: &(dyn std::error::Error + 'static)) -> Failure {
     let mut reason = error.to_string();
-    let mut denied = false;
+    let (mut denied, mut no_memory) = (false, false);
     let mut at: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(cause) = at {
         if let Some(io) = cause.downcast_ref::<std::io::Error>() {
             denied |= io.kind() == std::io::ErrorKind::PermissionDenied;
+            no_memory |= io.kind() == std::io::ErrorKind::OutOfMemory;
             reason = io.to_string();
         }
         at = cause.source();
@@ -148,12 +152,19 @@ fn loading(host: &Host, what: &str, error: &(dyn std::error::Error + 'static)) -
     if denied && !missing.is_empty() {
         return not_permitted(&missing);
     }
-    let do_this = if denied {
-        "a security policy of this kernel forbids it; see `forkscope doctor`"
+    let (why, do_this) = if host.lockdown.as_deref() == Some("confidentiality") {
+        let do_this = "the kernel is locked down (confidentiality), and its memory is not read; \
+                       boot it with lockdown=integrity or without";
+        (Why::Unsupported, do_this)
+    } else if denied {
+        (Why::Unsupported, "a security policy of this kernel forbids it; see `forkscope doctor`")
+    } else if no_memory {
+        let do_this = "there is not the memory for it, or a limit of the control group (or \
+                       RLIMIT_MEMLOCK, before 5.11) forbids it: raise that, or make --buffer smaller";
+        (Why::Unsupported, do_this)
     } else {
-        "set FORKSCOPE_VERIFIER_LOG=1 and report what it prints"
+        (Why::Failed, "set FORKSCOPE_VERIFIER_LOG=1 and report what it prints")
     };
-    let why = if denied { Why::Unsupported } else { Why::Failed };
     Failure::new(why, format!("{what}: {reason}; {do_this}"))
 }
 
@@ -186,6 +197,7 @@ fn another_way(
             host.facts.no_page_tables = Some(why);
             return Ok(());
         }
+        Trouble::Fields(wrong) => return give_up(host, wrong),
         Trouble::Load(one, failure) => (one, failure, true),
         Trouble::Refused(one, failure) => (one, failure, false),
     };
@@ -204,6 +216,28 @@ fn another_way(
     }
     let At::Function(backend, function, _) = one.at else { return Err(failure) };
     host.facts.refuse(backend, function, reason);
+    Ok(())
+}
+
+/// Does without fields that do not read as they should.
+fn give_up(host: &mut Host, wrong: Vec<Wrong>) -> Result<(), Failure> {
+    for one in wrong {
+        let again = host.facts.wrong(one.field).is_some();
+        let Ok(btf) = &mut host.btf else { continue };
+        if one.is_essential() || again {
+            return Err(Failure::new(
+                Why::Unsupported,
+                format!(
+                    "{}: {}; the kernel's type information is not that of this kernel, or this \
+                     version does not know it: report it",
+                    one.name(),
+                    one.why
+                ),
+            ));
+        }
+        btf.pretend(&one.name());
+        host.facts.wrong.push(one);
+    }
     Ok(())
 }
 
@@ -234,6 +268,9 @@ impl Live {
 
     /// With what is to be said about it, and what was learned.
     fn told(mut self, host: &mut Host) -> Self {
+        for one in &host.facts.wrong {
+            self.notes.push(format!("{} is not used: {}", one.name(), one.why));
+        }
         if let Some(why) = &host.facts.untyped {
             self.notes.push(format!(
                 "kernel memory is read by helper calls, which is slower: this kernel does not \
@@ -337,6 +374,7 @@ impl Live {
                 eprintln!("{program}: {walked} instructions verified");
             }
         }
+        live.check_fields(host)?;
         live.survey(host)?;
         live.hook_functions(host)?;
         live.prove(host)?;

@@ -10,5 +10,6 @@ pub mod host;
 pub mod load;
 mod prove;
 mod sys;
+mod witness;
 
 pub use sys::clock_ns;

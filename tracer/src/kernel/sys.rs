@@ -112,6 +112,19 @@ fn attach_event(
     switch_on(attr.open(cpu)?, program)
 }
 
+/// Whether events of a CPU can be opened at all: opens one that never comes, and closes it.
+///
+/// # Errors
+/// Those of perf_event_open(2): EACCES or EPERM without `CAP_PERFMON`, or where a filter says no.
+pub fn try_event() -> io::Result<()> {
+    const PERF_TYPE_SOFTWARE: u32 = 1;
+    const PERF_COUNT_SW_DUMMY: u64 = 9;
+    let size = size_of::<EventAttr>() as u32;
+    let (kind, config) = (PERF_TYPE_SOFTWARE, PERF_COUNT_SW_DUMMY);
+    let attr = EventAttr { kind, size, config, sample_period: 1, rest: [0; 4], configs: [0; 2] };
+    attr.open(0).map(drop)
+}
+
 /// The beginning of a function, or its return, with a program attached, switched on; `source` is
 /// the kind of event, and the bit that means return.
 ///

@@ -122,6 +122,7 @@ pub fn means(host: &Host, backend: Backend, part: Part) -> Result<Means, String>
 }
 
 fn syscalls_seen(host: &Host) -> Result<(), String> {
+    host.facts.perf_events.clone()?;
     match &host.tracefs {
         Ok(fs) if fs.id("syscalls", "sys_enter_clone").is_some() => Ok(()),
         Ok(_) => Err("no syscall tracepoints (CONFIG_FTRACE_SYSCALLS)".into()),

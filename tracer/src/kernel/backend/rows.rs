@@ -126,7 +126,14 @@ pub fn rows(host: &Host, plan: &Plan, choice: &Choice) -> Vec<Measurement> {
     if measures.latency
         && let Some(chosen) = choice.parts.iter().find(|chosen| chosen.part == Part::Cow)
     {
-        all.push(cow_latency(chosen, plan.cow.period));
+        let events = &host.facts.perf_events;
+        all.push(match (cow_latency(chosen, plan.cow.period), &chosen.by, events) {
+            (mut row, Some((Backend::Tracepoint, _)), Err(why)) => {
+                row.miss(why.clone());
+                row
+            }
+            (row, ..) => row,
+        });
     }
     let mut part = |part, key, title| {
         if let Some(chosen) = choice.parts.iter().find(|chosen| chosen.part == part) {
@@ -269,6 +276,10 @@ fn mechanism(host: &Host, offsets: &Offsets) -> Measurement {
             "kernel BTF",
         );
     }
+    if let Some(why) = host.facts.wrong("regs_syscall") {
+        let why = format!("posix_spawn passes as vfork, syscall is null: {why}");
+        return by.worse(State::Degraded, why, "report it");
+    }
     let regs = host.helpers.contains("task_pt_regs") || config::stack_to_regs(host).is_some();
     if !regs || offsets.regs_sp == MISSING || offsets.regs_syscall == MISSING {
         return by.worse(
@@ -282,6 +293,9 @@ fn mechanism(host: &Host, offsets: &Offsets) -> Measurement {
 
 fn parent(host: &Host, offsets: &Offsets) -> Measurement {
     let by = Measurement::new("parent_size", "parent's RSS, page tables", "mm_struct");
+    if let Some(why) = host.facts.wrong("mm_pgtables_bytes") {
+        return by.worse(State::Degraded, format!("page tables: null: {why}"), "report it");
+    }
     if offsets.mm_pgtables_bytes == MISSING || offsets.mm_rss_stat == MISSING {
         return by.worse(State::Degraded, "not in this kernel's mm_struct: null", "kernel BTF");
     }

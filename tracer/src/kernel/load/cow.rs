@@ -8,7 +8,7 @@ use aya::{
     programs::{PerfEvent, RawTracePoint},
 };
 use forkscope_common::{
-    config::feature,
+    config::{Offsets, feature},
     cow::{Copies, Layout, Paid, Place, Proof, Shared},
 };
 
@@ -17,10 +17,12 @@ use crate::{
     failure::{Failure, Why},
     kernel::{
         backend::{At, Use},
+        btf::Btf,
         config::owners_marked,
         host::Host,
         prove::{self, Ground},
         sys,
+        witness::{self, Truth, Wrong},
     },
 };
 
@@ -76,6 +78,40 @@ impl Live {
             free.push(slot, 0).map_err(|e| failed(e.to_string()))?;
         }
         Ok(())
+    }
+
+    /// Has the programs read this process, and compares.
+    pub(super) fn check_fields(&mut self, host: &Host) -> Result<(), Trouble> {
+        let program: &mut RawTracePoint = self.program("witness")?;
+        let loaded = program.load();
+        let one = Use { program: "witness".into(), at: At::Event("sys_enter") };
+        loaded.map_err(|e| Trouble::Load(one, loading(host, "loading witness", &e)))?;
+        let found = self.witness(host).map_err(|why| {
+            Failure::new(Why::Unsupported, format!("the self-check cannot be made: {why}"))
+        })?;
+        if found.is_empty() { Ok(()) } else { Err(Trouble::Fields(found)) }
+    }
+
+    fn witness(&mut self, host: &Host) -> Result<Vec<Wrong>, String> {
+        let program: &mut RawTracePoint = self.program("witness").map_err(|e| e.message)?;
+        let fd = program.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(|e| e.to_string())?;
+        // By a thread, whose number is not the process's. It is gone before anybody forks.
+        let own_pids = host.initial_pid_namespace;
+        let asked = std::thread::spawn(move || {
+            let before = Truth::now(own_pids);
+            let ran = sys::run_once(fd.as_fd());
+            (before, ran, Truth::now(own_pids))
+        });
+        let (Some(before), ran, Some(after)) = asked.join().map_err(|_| "a thread that panics")?
+        else {
+            return Err("/proc does not tell of this process; mount it".into());
+        };
+        ran.map_err(|e| e.to_string())?;
+        let map = self.ebpf.map("SHARED").ok_or("no map SHARED")?;
+        let map = Array::<_, Found>::try_from(map).map_err(|e| e.to_string())?;
+        let Found(shared) = map.get(&0, 0).map_err(|e| e.to_string())?;
+        let offsets = host.btf.as_ref().map_or(Offsets::NONE, Btf::offsets);
+        Ok(witness::wrong(&shared.witness, &before, &after, &offsets))
     }
 
     /// Has the programs of copy-on-write faults prove themselves on faults of our own.

@@ -1,6 +1,7 @@
 //! Running one suite, or another program, within a time; and what came of it.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     fs::{self, File},
     os::unix::process::{CommandExt as _, ExitStatusExt as _},
@@ -67,11 +68,10 @@ pub fn run(backend: Option<&str>, suite: &str) -> Outcome {
     if matches!(outcome, Outcome::Failed(_)) {
         done.output.lines().for_each(|line| println!("| {line}"));
     }
-    for line in done.output.lines() {
-        // The test's name stands before the first of them.
-        if let Some((_, what)) = line.split_once("absent: ") {
-            println!("note {} {suite}: {what}", backend.unwrap_or(ALL));
-        }
+    // The test's name stands before the first of them.
+    let absent = done.output.lines().filter_map(|line| line.split_once("absent: "));
+    for what in absent.map(|(_, what)| what).collect::<BTreeSet<_>>() {
+        println!("note {} {suite}: {what}", backend.unwrap_or(ALL));
     }
     outcome
 }

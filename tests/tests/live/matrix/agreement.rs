@@ -57,12 +57,12 @@ pub fn check() {
     };
     let (doors, cow) = (doors.display(), cow.display());
     let commands = [
-        format!("{doors} glibc_fork 200"),
-        format!("{doors} posix_spawn 60"),
+        format!("{doors} glibc_fork 150"),
+        format!("{doors} posix_spawn 40"),
         format!("{doors} pthread 100"),
         format!("{doors} exec_fail 50"),
         format!("{doors} fail_einval 50"),
-        format!("{cow} both 4000"),
+        format!("{cow} both 3000"),
     ];
     let figures: Vec<_> = available
         .iter()

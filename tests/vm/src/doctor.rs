@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::suite::{self, FORKSCOPE};
 
@@ -18,15 +18,22 @@ pub struct Doctor {
 }
 
 impl Doctor {
-    /// Asks, and passes on what it says.
-    pub fn consult(backend: &str) -> Self {
+    /// Asks, and passes on what it says. It may not have tried the backends that it was not asked
+    /// for: of those that it was asked for before, its word of then is kept.
+    pub fn consult(backend: &str, before: &mut Map<String, Value>) -> Self {
         let words = ["doctor", "--format", "json", "--backend", backend];
         let done = suite::program(FORKSCOPE, &words, None);
         let said = match serde_json::from_str::<Value>(&done.output) {
             Ok(said) => {
                 println!("doctor {backend} {said}");
+                let mut of_all = said.clone();
+                if let Some(all) = of_all.get_mut("backends").and_then(Value::as_object_mut) {
+                    let own = all.get(backend).cloned().unwrap_or_default();
+                    before.insert(backend.to_owned(), own);
+                    all.extend(before.clone());
+                }
                 // What cannot be written is asked again.
-                let _ = fs::write(SAID, said.to_string());
+                let _ = fs::write(SAID, of_all.to_string());
                 Ok(said)
             }
             Err(_) => Err(format!("doctor {}: {}", done.end, one_line(&done.output))),

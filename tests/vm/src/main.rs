@@ -52,13 +52,14 @@ fn run() -> Result<bool, String> {
     println!("\ninit: started {}", machine::kernel());
     let line = fs::read_to_string("/proc/cmdline").map_err(|e| format!("/proc/cmdline: {e}"))?;
     let mut doctor: Option<(String, Doctor)> = None;
+    let mut words = serde_json::Map::new();
     let mut success = true;
     for (backend, suite) in tasks(&line) {
         let outcome = if backend == suite::ALL {
             suite::run(None, suite)
         } else {
             if doctor.as_ref().is_none_or(|(of, _)| of != backend) {
-                doctor = Some((backend.to_owned(), Doctor::consult(backend)));
+                doctor = Some((backend.to_owned(), Doctor::consult(backend, &mut words)));
             }
             let said = doctor.as_ref().and_then(|(_, doctor)| doctor.lacks(suite));
             said.map_or_else(|| suite::run(Some(backend), suite), Outcome::Unavailable)

@@ -12,9 +12,16 @@ use crate::{
     fault,
     filter::{self, Subject},
     kernel::{Task, current_comm, has},
-    maps::TASKS,
+    maps::{ENDED, TASKS},
     spawn::traced_task,
 };
+
+/// Whether no other task of the process has passed for the last one.
+#[inline(always)]
+pub fn is_first_to_end(task: Task) -> bool {
+    const NOEXIST: u64 = 1;
+    ENDED.insert([u64::from(task.pid()), task.process_start()], 1, NOEXIST).is_ok()
+}
 
 /// `sched_process_exit`.
 #[inline(always)]

@@ -4,7 +4,7 @@
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
     macros::map,
-    maps::{Array, HashMap, Queue, RingBuf, StackTrace},
+    maps::{Array, HashMap, LruHashMap, Queue, RingBuf, StackTrace},
 };
 use forkscope_common::{
     config::TaskState,
@@ -30,6 +30,12 @@ pub static COUNTERS: Array<Counters> = Array::with_max_entries(1, BPF_F_MMAPABLE
 /// What is known of a live task, by tid. Set at load: what `pid_max` allows, up to a bound.
 #[map]
 pub static TASKS: HashMap<u32, TaskState> = HashMap::with_max_entries(1024, 0);
+
+/// Processes whose end was told, by pid and start, where the event does not say which task is the
+/// last: what two tasks that end at the same instant both seem to be. Set at load; older ones may
+/// go.
+#[map]
+pub static ENDED: LruHashMap<[u64; 2], u8> = LruHashMap::with_max_entries(1, 0);
 
 /// `--pid`. The command line refuses more.
 #[map]

@@ -58,7 +58,7 @@ pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
         let group_dead = if has(feature::EXIT_GROUP_DEAD) {
             ctx.arg::<u64>(1) as u8 != 0
         } else {
-            task.none_live()
+            task.none_live() && exit::is_first_to_end(task)
         };
         exit::ended(task, group_dead);
     })

@@ -42,6 +42,8 @@ pub const OBJECT_ORIGIN: &str = env!("FORKSCOPE_EBPF_ORIGIN");
 
 /// Tasks that can be remembered at once where `pid_max` allows more.
 const MOST_TASKS: u32 = 1 << 18;
+/// Ends of processes that are remembered for the moment in which another may seem to follow.
+const MOST_ENDED: u32 = 1 << 12;
 /// Control groups that `--cgroup` can match at once.
 const MOST_CGROUPS: u32 = 1 << 16;
 
@@ -324,6 +326,10 @@ impl Live {
             .map_max_entries("FREE", ledgers)
             .map_max_entries("RANKS", ledgers)
             .map_max_entries("SPACES", wanted(feature::COW, host.pid_max.clamp(1024, MOST_SPACES)))
+            .map_max_entries(
+                "ENDED",
+                if config.features & feature::EXIT_GROUP_DEAD == 0 { MOST_ENDED } else { 1 },
+            )
             .map_max_entries(
                 "OWNERS",
                 wanted(feature::ENDS_WITH_PROCESS, host.pid_max.clamp(1024, MOST_SPACES)),

@@ -320,8 +320,8 @@ fn exit(host: &Host) -> Measurement {
     let found = required(host, "exit", "exit, lifetime", "sched_process_exit");
     if found.state == State::Ok && !config::exit_says_group_dead(host) {
         return found.note(
-            "the event does not say which task is the last: signal->live does, and two tasks \
-             that end at the same instant may both pass for it",
+            "the event does not say which task is the last: signal->live does, and of two tasks \
+             that end at the same instant the first passes for it",
         );
     }
     found

@@ -9,7 +9,11 @@ use crate::suite::{self, FORKSCOPE};
 /// What it said last, for the tests.
 pub const SAID: &str = "/doctor.json";
 /// What a suite cannot do without, as `doctor` calls it.
-const NEEDS: [(&str, &str); 1] = [("cow", "cow")];
+const NEEDS: [(&str, &[&str]); 3] = [
+    ("events", &["spawn", "mechanism", "latency", "spawn_failure", "exec", "exec_latency", "exit"]),
+    ("cow", &["spawn", "exec", "exit", "cow", "cow_fault"]),
+    ("loss", &["spawn", "latency", "exec", "exec_latency", "exit"]),
+];
 
 /// Its word on one backend, or why there is none.
 pub struct Doctor {
@@ -52,13 +56,14 @@ impl Doctor {
             Some(why) => return Some(one_line(why)),
             None => return Some(format!("doctor says nothing of {}", self.backend)),
         }
-        let (_, need) = NEEDS.iter().find(|(of, _)| *of == suite)?;
-        let mut measurements = said.get("measurements")?.as_array()?.iter();
-        let named = |m: &&Value| m.get("measurement").and_then(Value::as_str) == Some(*need);
-        let measurement = measurements.find(named)?;
-        (measurement.get("state")?.as_str()? == "missing").then(|| {
-            let why = measurement.get("why").and_then(Value::as_str);
-            one_line(why.unwrap_or("doctor does not say why"))
+        let (_, needs) = NEEDS.iter().find(|(of, _)| *of == suite)?;
+        let measurements = said.get("measurements")?.as_array()?;
+        needs.iter().find_map(|need| {
+            let text = |m: &Value, key: &str| m.get(key).and_then(Value::as_str).map(one_line);
+            let named = |m: &&Value| text(m, "measurement").as_deref() == Some(need);
+            let measurement = measurements.iter().find(named)?;
+            let why = text(measurement, "why").unwrap_or_else(|| "missing".to_owned());
+            (text(measurement, "state")? == "missing").then(|| format!("{need}: {why}"))
         })
     }
 }
@@ -84,7 +89,7 @@ mod tests {
             {"measurement":"cow","state":"missing","why":"no\n tracepoint"}]}"#;
         check(said, "events", None);
         check(said, "doctor", None);
-        check(said, "cow", Some("no tracepoint"));
+        check(said, "cow", Some("cow: no tracepoint"));
         check(&said.replace("missing", "degraded"), "cow", None);
     }
 

@@ -26,8 +26,14 @@ fn must_have(arch: Arch, series: &Series, backend: Backend, what: &str) -> Optio
         // No tracepoints of mmap_lock yet.
         (Arch::X86_64, "5.10", Backend::Tracepoint, "copy") => Some(false),
         (Arch::X86_64, "5.10" | "6.1" | "6.12" | "newest", _, _) => Some(true),
-        // No tracepoint of user space's page faults.
-        (Arch::Aarch64, "6.1" | "6.12", Backend::Tracepoint, "cow" | "cow_fault") => Some(false),
+        // No tracepoint of user space's page faults; and a child does not return through the end
+        // of a syscall.
+        (
+            Arch::Aarch64,
+            "6.1" | "6.12",
+            Backend::Tracepoint,
+            "cow" | "cow_fault" | "huge_splits" | "start_delay",
+        ) => Some(false),
         // No trampolines yet.
         (Arch::Aarch64, "6.1", Backend::Fentry, _) => Some(false),
         (Arch::Aarch64, "6.1" | "6.12", _, _) => Some(true),

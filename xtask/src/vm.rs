@@ -139,9 +139,10 @@ pub fn matrix(root: &Path, options: &Options) -> Result<Totals> {
     println!("\n{table}");
     if let Some(text) = costs.table() {
         let path = matrix.dir.join("costs.json");
-        costs.save(&path)?;
+        let grown = costs.save(&path)?;
         println!("instructions verified, and the time to load (also in {}):", path.display());
         println!("{text}");
+        grown.iter().for_each(|line| println!("more than last time: {line}"));
     }
     println!("the matrix took {:.0} s", begin.elapsed().as_secs_f64());
     Ok(table.totals())
@@ -294,7 +295,8 @@ impl Matrix {
         let see = |line: &str| println!("[{}] {line}", row.title);
         let (report, end) = guest.run(&words, &see).map_err(|error| format!("{error:#}"))?;
         if let Some(release) = report.release {
-            row.about = release;
+            // The title has the architecture.
+            row.about = release.split(' ').next().unwrap_or_default().to_owned();
         }
         row.notes.extend(report.notes);
         for Cell { backend, suite, outcome } in report.cells {

@@ -8,6 +8,9 @@ use serde_json::{Value, json};
 
 use super::table::write_columns;
 
+/// What is worth a word: a tenth more than before.
+const GROWTH: u64 = 10;
+
 /// One program on one kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Cost {
@@ -43,9 +46,41 @@ impl Costs {
         }
     }
 
-    /// Keeps the figures, to be compared with those of another time.
-    pub fn save(&self, path: &Path) -> Result<()> {
-        let programs = self.programs.iter().flat_map(|((backend, name), kernels)| {
+    /// Keeps the figures, beside those of other times and other kernels; what has grown since.
+    pub fn save(&self, path: &Path) -> Result<Vec<String>> {
+        let before = fs::read_to_string(path).unwrap_or_default();
+        let before: Vec<Value> = serde_json::from_str(&before).unwrap_or_default();
+        let (grown, all) = self.merge(before);
+        fs::write(path, format!("{}\n", serde_json::to_string_pretty(&all)?))?;
+        Ok(grown)
+    }
+
+    /// These figures and those of before that they do not replace; and what has grown.
+    fn merge(&self, before: Vec<Value>) -> (Vec<String>, Vec<Value>) {
+        let (mut grown, mut all) = (Vec::new(), Vec::new());
+        for old in before {
+            let text = |key: &str| old.get(key).and_then(Value::as_str).unwrap_or_default();
+            let (kernel, backend, program) = (text("kernel"), text("backend"), text("program"));
+            let of_program = self.programs.get(&(backend.to_owned(), program.to_owned()));
+            let Some(new) = of_program.and_then(|kernels| kernels.get(kernel)) else {
+                // A program that is no more leaves nothing behind.
+                let ran = |(of, _): &(&(String, String), &BTreeMap<String, Cost>)| of.0 == backend;
+                let mut of_backend = self.programs.iter().filter(ran);
+                if !of_backend.any(|(_, kernels)| kernels.contains_key(kernel)) {
+                    all.push(old);
+                }
+                continue;
+            };
+            let then = old.get("verified_instructions").and_then(Value::as_u64);
+            if let (Some(then), Some(now)) = (then, new.instructions)
+                && now > then + then / GROWTH
+            {
+                grown.push(format!(
+                    "{kernel}, {backend}, {program}: {now} instructions, were {then}"
+                ));
+            }
+        }
+        all.extend(self.programs.iter().flat_map(|((backend, name), kernels)| {
             kernels.iter().map(move |(kernel, cost)| {
                 json!({
                     "kernel": kernel,
@@ -55,10 +90,8 @@ impl Costs {
                     "load_ns": cost.load_ns,
                 })
             })
-        });
-        let all: Vec<_> = programs.collect();
-        fs::write(path, format!("{}\n", serde_json::to_string_pretty(&all)?))?;
-        Ok(())
+        }));
+        (grown, all)
     }
 
     /// A table: instructions and milliseconds.
@@ -113,6 +146,24 @@ impl Cost {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_has_grown() {
+        let mut costs = Costs::default();
+        let program = json!({"name": "exit", "verified_instructions": 112, "load_ns": 5});
+        costs.add("6.1", "kprobe", &json!({"program_costs": [program]}));
+        let old = |kernel: &str, program: &str, instructions: u64| {
+            json!({"kernel": kernel, "backend": "kprobe", "program": program,
+                   "verified_instructions": instructions, "load_ns": 5})
+        };
+        let before =
+            || vec![old("6.1", "exit", 100), old("6.1", "gone", 9), old("6.12", "exit", 7)];
+        let (grown, all) = costs.merge(before());
+        assert_eq!(grown, ["6.1, kprobe, exit: 112 instructions, were 100"]);
+        assert_eq!(all, [old("6.12", "exit", 7), old("6.1", "exit", 112)]);
+        let (grown, _) = costs.merge(vec![old("6.1", "exit", 104)]);
+        assert!(grown.is_empty());
+    }
 
     #[test]
     fn figures() {

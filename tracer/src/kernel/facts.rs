@@ -154,6 +154,12 @@ impl Facts {
 
     /// It was tried in vain.
     pub fn refuse(&mut self, backend: Backend, function: &'static str, why: String) {
+        /// `ENOTSUPP` of include/linux/errno.h, as the standard library writes it: a machine
+        /// without trampolines says so of every function (arm64 before 6.4).
+        const NO_TRAMPOLINES: &str = "(os error 524)";
+        if backend == Backend::Fentry && self.confirmed.is_empty() && why.contains(NO_TRAMPOLINES) {
+            self.trampolines = Fact::No(format!("this machine has no BPF trampolines: {why}"));
+        }
         self.refused.insert((backend.name(), function), why);
     }
 

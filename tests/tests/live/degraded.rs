@@ -258,7 +258,7 @@ fn a_wrong_field_is_not_used() {
         assert!(found.text("why").contains("self-check"), "{what}: {found}");
         assert!(recording.of_kind("spawn").all(|spawn| spawn.at(null).is_null()), "{what}");
     }
-    for what in ["task_struct.pid+4", "task_struct.start_boottime+8"] {
+    for what in ["task_struct.tgid+4", "task_struct.start_boottime+8"] {
         let (done, path) = traced(&rig, what);
         done.expect_error(4, &["task_struct.", "self-check", "report it"]);
         assert!(!path.exists(), "{what}");

@@ -95,18 +95,13 @@ impl Live {
     fn witness(&mut self, host: &Host) -> Result<Vec<Wrong>, String> {
         let program: &mut RawTracePoint = self.program("witness").map_err(|e| e.message)?;
         let fd = program.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(|e| e.to_string())?;
-        // By a thread, whose number is not the process's. It is gone before anybody forks.
+        // Not by a thread: a COMMAND is made before the first one.
         let own_pids = host.initial_pid_namespace;
-        let asked = std::thread::spawn(move || {
-            let before = Truth::now(own_pids);
-            let ran = sys::run_once(fd.as_fd());
-            (before, ran, Truth::now(own_pids))
-        });
-        let (Some(before), ran, Some(after)) = asked.join().map_err(|_| "a thread that panics")?
-        else {
+        let before = Truth::now(own_pids);
+        sys::run_once(fd.as_fd()).map_err(|e| e.to_string())?;
+        let (Some(before), Some(after)) = (before, Truth::now(own_pids)) else {
             return Err("/proc does not tell of this process; mount it".into());
         };
-        ran.map_err(|e| e.to_string())?;
         let map = self.ebpf.map("SHARED").ok_or("no map SHARED")?;
         let map = Array::<_, Found>::try_from(map).map_err(|e| e.to_string())?;
         let Found(shared) = map.get(&0, 0).map_err(|e| e.to_string())?;

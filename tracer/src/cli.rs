@@ -1,25 +1,26 @@
 //! The command line: raw flags here, a validated [`Plan`] out.
 
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+use std::ffi::OsString;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
-use forkscope_common::{
-    config::MAX_CGROUPS,
-    event::{COMM_LEN, MAX_ARGV},
-    mechanism::Mechanism,
-};
 
 use crate::{
     failure::{Failure, Why},
-    plan::{Backend, CowDetail, Filters, Measures, Plan},
-    procfs,
+    plan::Backend,
 };
 
+mod filters;
 mod profile;
+mod recordings;
+mod serve;
+mod trace;
 mod values;
 
 pub use self::profile::Profile;
-use self::values::{cut, duration, mechanism, size, user};
+pub use self::recordings::{Diff, Export, ExportTo, Report};
+pub use self::serve::Serve;
+pub use self::trace::Trace;
+use self::values::size;
 
 /// See what fork, vfork, clone and exec really cost.
 #[derive(Debug, Parser)]
@@ -38,6 +39,14 @@ pub enum Action {
     Trace(Trace),
     /// Say what the forks of one application cost: stall, copy-on-write, forecast, advice
     Profile(Profile),
+    /// Sum up recordings: percentiles, and who spawned what
+    Report(Report),
+    /// Compare two recordings, histogram by histogram
+    Diff(Diff),
+    /// Convert recordings for other programs
+    Export(Export),
+    /// Run as a daemon that Prometheus scrapes
+    Serve(Serve),
     /// Make a known number of processes or threads, and say what was made
     Workload(Workload),
     /// Trace the bundled workload and compare with what it did
@@ -54,7 +63,7 @@ pub enum Action {
     },
     /// Print a manual page: of forkscope, or of one command
     Man {
-        /// trace, profile, workload, demo, doctor or completions
+        /// trace, profile, report, diff, export, serve, workload, demo, doctor or completions
         command: Option<String>,
     },
 }
@@ -66,81 +75,6 @@ pub enum Format {
     Text,
     /// One JSON object a line
     Json,
-}
-
-/// Flags of `trace`.
-#[derive(Debug, Args)]
-pub struct Trace {
-    /// How records are written
-    #[arg(long, value_enum, default_value = "text")]
-    pub format: Format,
-    /// Write to FILE, replacing it, with mode 0600; - is standard output
-    #[arg(short, long, value_name = "FILE")]
-    pub output: Option<PathBuf>,
-    /// Stop after this time: 10s, 500ms, 2m, 1h (a COMMAND still runs to its end)
-    #[arg(long, value_parser = duration)]
-    pub duration: Option<Duration>,
-    /// What to measure: spawn, latency, exec, exit, cow [default: all]
-    #[arg(long, value_name = "LIST", value_delimiter = ',', value_enum)]
-    measure: Vec<Measure>,
-    /// Which hooks to use; fails where they cannot be had
-    #[arg(long, value_enum, default_value = "auto")]
-    backend: BackendFlag,
-    /// A record for each copy-on-write fault: address, latency, role; every fault is timed
-    #[arg(long)]
-    faults: bool,
-    /// Argument bytes kept of each exec, at most 32768
-    #[arg(long, value_name = "BYTES", default_value_t = Plan::DEFAULT_ARGV)]
-    max_argv: u32,
-    /// Size of the ring between kernel and user space
-    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "16MiB")]
-    buffer: u64,
-    /// With a COMMAND: do not end before its last descendant has
-    #[arg(long)]
-    pub wait_all: bool,
-    #[command(flatten)]
-    filters: FilterFlags,
-    /// Trace this command and its descendants only
-    #[arg(last = true, value_name = "COMMAND")]
-    pub command: Vec<OsString>,
-}
-
-/// Several values of one flag are alternatives; different flags all apply.
-#[derive(Debug, Args)]
-#[command(
-    next_help_heading = "Filters (several values are alternatives, different flags all apply)"
-)]
-struct FilterFlags {
-    /// Only this process: as the parent of a spawn, as itself in exec and exit
-    #[arg(long, value_name = "PID", value_delimiter = ',')]
-    pid: Vec<u32>,
-    /// With the descendants of what --pid, --comm, --uid or --cgroup name
-    #[arg(long)]
-    follow: bool,
-    /// Only processes of this name
-    #[arg(long, value_name = "NAME")]
-    comm: Vec<String>,
-    /// Only this real user: a number or a name
-    #[arg(long, value_name = "USER", value_delimiter = ',', value_parser = user)]
-    uid: Vec<u32>,
-    /// Only this control group and those below it
-    #[arg(long, value_name = "PATH")]
-    cgroup: Vec<PathBuf>,
-    /// Only these: fork, vfork, posix_spawn, clone, thread, io_thread, kthread
-    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = mechanism)]
-    mechanism: Vec<Mechanism>,
-    /// Leave out threads
-    #[arg(long)]
-    no_threads: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Measure {
-    Spawn,
-    Latency,
-    Exec,
-    Exit,
-    Cow,
 }
 
 /// `--backend`
@@ -295,124 +229,6 @@ pub fn page(command: Option<&str>) -> Result<clap::Command, Failure> {
         .ok_or_else(|| {
             Failure::new(Why::Usage, format!("man {name}: no such command; see forkscope --help"))
         })
-}
-
-impl Trace {
-    /// What is to be traced.
-    ///
-    /// # Errors
-    /// When flags contradict each other, or name what is not there.
-    pub fn plan(&self) -> Result<Plan, Failure> {
-        let usage = |message: String| Err(Failure::new(Why::Usage, message));
-        let measures = measures(&self.measure)?;
-        if self.max_argv == 0 || self.max_argv as usize > MAX_ARGV {
-            return usage(format!("--max-argv {}: give 1 to {MAX_ARGV}", self.max_argv));
-        }
-        if !(1 << 16..=1 << 30).contains(&self.buffer) {
-            return usage("--buffer: give 64KiB to 1GiB".into());
-        }
-        if !self.command.is_empty() && !self.filters.pid.is_empty() {
-            return usage("--pid with a COMMAND: only the command is traced; leave one out".into());
-        }
-        if self.wait_all && self.command.is_empty() {
-            return usage("--wait-all needs a COMMAND to wait for".into());
-        }
-        let filters = self.filters.validated(!self.command.is_empty())?;
-        if self.faults && !(measures.cow && measures.latency) {
-            return usage("--faults needs cow and latency among --measure".into());
-        }
-        let makes = measures.spawn || measures.cow;
-        if !filters.mechanisms.is_empty() && !makes {
-            return usage(
-                "--mechanism needs spawn among --measure: that is where it is seen".into(),
-            );
-        }
-        if (filters.follow || !self.command.is_empty()) && !makes {
-            return usage(
-                "descendants are seen by their spawns: add spawn or cow to --measure".into(),
-            );
-        }
-        Ok(Plan {
-            measures,
-            filters,
-            cow: CowDetail {
-                period: if self.faults { 1 } else { CowDetail::SAMPLED.period },
-                faults: self.faults,
-                ..CowDetail::SAMPLED
-            },
-            backend: self.backend.backend(),
-            max_argv: self.max_argv,
-            ring_bytes: self.buffer.next_power_of_two() as u32,
-            command_only: !self.command.is_empty(),
-        })
-    }
-}
-
-fn measures(list: &[Measure]) -> Result<Measures, Failure> {
-    if list.is_empty() {
-        return Ok(Measures::ALL);
-    }
-    let has = |measure| list.contains(&measure);
-    let measures = Measures {
-        spawn: has(Measure::Spawn),
-        latency: has(Measure::Latency),
-        exec: has(Measure::Exec),
-        exit: has(Measure::Exit),
-        cow: has(Measure::Cow),
-    };
-    if measures.latency && !measures.spawn && !measures.exec && !measures.cow {
-        return Err(Failure::new(
-            Why::Usage,
-            "--measure latency: of what? add spawn, exec or cow to the list",
-        ));
-    }
-    Ok(measures)
-}
-
-impl FilterFlags {
-    fn validated(&self, command: bool) -> Result<Filters, Failure> {
-        let usage = |message: String| Err(Failure::new(Why::Usage, message));
-        for &pid in &self.pid {
-            if procfs::process(pid).is_none() {
-                return usage(procfs::no_process(pid));
-            }
-        }
-        for (name, n, most) in [
-            ("--pid", self.pid.len(), 1024),
-            ("--comm", self.comm.len(), 256),
-            ("--uid", self.uid.len(), 256),
-            ("--cgroup", self.cgroup.len(), MAX_CGROUPS),
-        ] {
-            if n > most {
-                return usage(format!("{n} values of {name}: at most {most} can be given"));
-            }
-        }
-        if let Some(comm) = self.comm.iter().find(|comm| comm.is_empty()) {
-            return usage(format!("--comm {comm:?}: a process name is not empty"));
-        }
-        let only_threads = !self.mechanism.is_empty()
-            && self.mechanism.iter().all(|m| matches!(m, Mechanism::Thread | Mechanism::IoThread));
-        if self.no_threads && only_threads {
-            return usage("--no-threads with --mechanism thread: nothing is left".into());
-        }
-        let named = !self.pid.is_empty()
-            || !self.comm.is_empty()
-            || !self.uid.is_empty()
-            || !self.cgroup.is_empty();
-        if self.follow && !named && !command {
-            return usage("--follow: whom? add --pid, --comm, --uid or --cgroup".into());
-        }
-        Ok(Filters {
-            pids: self.pid.clone(),
-            // The kernel keeps 15 bytes of a name; more can only mean the same.
-            comms: self.comm.iter().map(|comm| cut(comm, COMM_LEN - 1)).collect(),
-            uids: self.uid.clone(),
-            cgroups: self.cgroup.clone(),
-            mechanisms: self.mechanism.clone(),
-            no_threads: self.no_threads,
-            follow: self.follow,
-        })
-    }
 }
 
 #[cfg(test)]

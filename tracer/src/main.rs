@@ -7,9 +7,9 @@ use std::{
 
 use forkscope::{
     cli::{self, Action},
-    demo, doctor,
+    demo, diff, doctor, export,
     failure::Failure,
-    profile, trace, workload,
+    profile, report, serve, trace, workload,
 };
 
 fn main() -> ExitCode {
@@ -27,6 +27,10 @@ fn run() -> Result<u8, Failure> {
     match cli.action {
         Action::Trace(flags) => return trace::run(&flags),
         Action::Profile(flags) => return profile::run(&flags),
+        Action::Report(flags) => return report::run(&flags),
+        Action::Diff(flags) => return diff::run(&flags),
+        Action::Export(flags) => return export::run(&flags),
+        Action::Serve(flags) => return serve::run(&flags),
         Action::Workload(flags) => {
             let truth = workload::run(&flags.options()?)?;
             let line = serde_json::to_string(&truth).map_err(anyhow::Error::from)?;

@@ -1,0 +1,129 @@
+//! Flags of the commands that read recordings.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use super::Format;
+use crate::failure::{Failure, Why};
+
+/// What spawns can be grouped by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum By {
+    /// How it was made
+    Mechanism,
+    /// Name of the parent (of what ran, for execs and ends)
+    Comm,
+    /// Control group
+    Cgroup,
+    /// Memory of the parent, in powers of two
+    Size,
+}
+
+/// How `report` writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ReportFormat {
+    /// For people
+    Text,
+    /// One summary record
+    Json,
+    #[value(hide = true)]
+    Html,
+}
+
+/// Flags of `report`.
+#[derive(Debug, Args)]
+pub struct Report {
+    /// Recordings of `trace --format json`, also compressed (.zst); - is standard input
+    #[arg(value_name = "RECORDING", required = true)]
+    pub recordings: Vec<PathBuf>,
+    /// How it is written
+    #[arg(long, value_enum, default_value = "text")]
+    format: ReportFormat,
+    /// Write to FILE, replacing it, with mode 0600; - is standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// What the breakdown is by: mechanism, comm, cgroup, size [default: all]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_enum)]
+    by: Vec<By>,
+    /// Groups shown; the others are summed up in one
+    #[arg(long, value_name = "N", default_value_t = 20,
+          value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub top: u32,
+}
+
+impl Report {
+    /// How it is written.
+    ///
+    /// # Errors
+    /// When it cannot be in this version.
+    pub fn format(&self) -> Result<Format, Failure> {
+        match self.format {
+            ReportFormat::Text => Ok(Format::Text),
+            ReportFormat::Json => Ok(Format::Json),
+            ReportFormat::Html => Err(Failure::new(
+                Why::Usage,
+                "--format html: not in this version; use text or json",
+            )),
+        }
+    }
+
+    /// What the breakdown is by.
+    #[must_use]
+    pub fn by(&self) -> &[By] {
+        if self.by.is_empty() { By::value_variants() } else { &self.by }
+    }
+}
+
+/// Flags of `diff`.
+#[derive(Debug, Args)]
+pub struct Diff {
+    /// The recording before
+    pub a: PathBuf,
+    /// The recording after
+    pub b: PathBuf,
+    /// How it is written
+    #[arg(long, value_enum, default_value = "text")]
+    pub format: Format,
+    /// Write to FILE, replacing it, with mode 0600; - is standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Exit with 1 when a percentile of B is significantly above A's by this ratio: 1.2
+    #[arg(long, value_name = "RATIO", value_parser = ratio)]
+    pub fail_over: Option<f64>,
+}
+
+fn ratio(text: &str) -> Result<f64, String> {
+    let hint = "give a ratio of 1 or more, such as 1.2";
+    let ratio: f64 = text.parse().map_err(|_| hint)?;
+    if ratio.is_finite() && ratio >= 1.0 { Ok(ratio) } else { Err(hint.into()) }
+}
+
+/// What `export` makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExportTo {
+    /// An HdrHistogram interval log, version 2, with tags
+    Hdr,
+    /// A folder of Parquet tables: OUT/TYPE/host=…/date=…/*.parquet
+    Parquet,
+    /// A trace that ui.perfetto.dev opens
+    Perfetto,
+    /// Comma-separated values; into a folder, a file a record type
+    Csv,
+    /// Folded stacks of who spawned whom, for flame graphs
+    Folded,
+}
+
+/// Flags of `export`.
+#[derive(Debug, Args)]
+pub struct Export {
+    /// What to make
+    #[arg(long, value_enum)]
+    pub to: ExportTo,
+    /// Recordings of `trace --format json`, also compressed (.zst); - is standard input
+    #[arg(value_name = "RECORDING", required = true)]
+    pub recordings: Vec<PathBuf>,
+    /// Where to: a file (Parquet: a folder)
+    #[arg(short, long, value_name = "OUT")]
+    pub output: PathBuf,
+}

@@ -1,0 +1,104 @@
+//! Flags of `trace`.
+
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+use clap::Args;
+use forkscope_common::event::MAX_ARGV;
+
+use super::{
+    BackendFlag, Format,
+    filters::{FilterFlags, Measure, measures},
+    values::{duration, size},
+};
+use crate::{
+    failure::{Failure, Why},
+    plan::{CowDetail, Plan},
+};
+
+/// Flags of `trace`.
+#[derive(Debug, Args)]
+pub struct Trace {
+    /// How records are written
+    #[arg(long, value_enum, default_value = "text")]
+    pub format: Format,
+    /// Write to FILE, replacing it, with mode 0600; - is standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Stop after this time: 10s, 500ms, 2m, 1h (a COMMAND still runs to its end)
+    #[arg(long, value_parser = duration)]
+    pub duration: Option<Duration>,
+    /// What to measure: spawn, latency, exec, exit, cow [default: all]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_enum)]
+    measure: Vec<Measure>,
+    /// Which hooks to use; fails where they cannot be had
+    #[arg(long, value_enum, default_value = "auto")]
+    backend: BackendFlag,
+    /// A record for each copy-on-write fault: address, latency, role; every fault is timed
+    #[arg(long)]
+    faults: bool,
+    /// Argument bytes kept of each exec, at most 32768
+    #[arg(long, value_name = "BYTES", default_value_t = Plan::DEFAULT_ARGV)]
+    max_argv: u32,
+    /// Size of the ring between kernel and user space
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "16MiB")]
+    buffer: u64,
+    /// With a COMMAND: do not end before its last descendant has
+    #[arg(long)]
+    pub wait_all: bool,
+    #[command(flatten)]
+    filters: FilterFlags,
+    /// Trace this command and its descendants only
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+impl Trace {
+    /// What is to be traced.
+    ///
+    /// # Errors
+    /// When flags contradict each other, or name what is not there.
+    pub fn plan(&self) -> Result<Plan, Failure> {
+        let usage = |message: String| Err(Failure::new(Why::Usage, message));
+        let measures = measures(&self.measure)?;
+        if self.max_argv == 0 || self.max_argv as usize > MAX_ARGV {
+            return usage(format!("--max-argv {}: give 1 to {MAX_ARGV}", self.max_argv));
+        }
+        if !(1 << 16..=1 << 30).contains(&self.buffer) {
+            return usage("--buffer: give 64KiB to 1GiB".into());
+        }
+        if !self.command.is_empty() && !self.filters.pid.is_empty() {
+            return usage("--pid with a COMMAND: only the command is traced; leave one out".into());
+        }
+        if self.wait_all && self.command.is_empty() {
+            return usage("--wait-all needs a COMMAND to wait for".into());
+        }
+        let filters = self.filters.validated(!self.command.is_empty())?;
+        if self.faults && !(measures.cow && measures.latency) {
+            return usage("--faults needs cow and latency among --measure".into());
+        }
+        let makes = measures.spawn || measures.cow;
+        if !filters.mechanisms.is_empty() && !makes {
+            return usage(
+                "--mechanism needs spawn among --measure: that is where it is seen".into(),
+            );
+        }
+        if (filters.follow || !self.command.is_empty()) && !makes {
+            return usage(
+                "descendants are seen by their spawns: add spawn or cow to --measure".into(),
+            );
+        }
+        Ok(Plan {
+            measures,
+            filters,
+            cow: CowDetail {
+                period: if self.faults { 1 } else { CowDetail::SAMPLED.period },
+                faults: self.faults,
+                ..CowDetail::SAMPLED
+            },
+            backend: self.backend.backend(),
+            max_argv: self.max_argv,
+            ring_bytes: self.buffer.next_power_of_two() as u32,
+            command_only: !self.command.is_empty(),
+        })
+    }
+}

@@ -17,6 +17,7 @@ pub mod diff;
 pub mod doctor;
 pub mod export;
 pub mod failure;
+pub mod histogram;
 pub mod kernel;
 pub mod plan;
 pub mod procfs;

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 mod cow;
 pub mod profile;
@@ -289,7 +289,7 @@ pub struct Distribution {
 }
 
 /// Distributions by mechanism; those without values are left out.
-pub type ByMechanism = BTreeMap<&'static str, Distribution>;
+pub type ByMechanism = BTreeMap<Cow<'static, str>, Distribution>;
 
 /// All distributions of a [`Summary`]; what was not measured is empty or null.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -316,7 +316,7 @@ pub struct Histograms {
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Counters {
     /// By mechanism, all of them.
-    pub spawns: Option<BTreeMap<&'static str, u64>>,
+    pub spawns: Option<BTreeMap<Cow<'static, str>, u64>>,
     /// Creating calls that failed.
     pub spawn_failures: Option<u64>,
     /// Execs that succeeded.
@@ -334,7 +334,7 @@ pub struct Counters {
 }
 
 /// Records lost, by stage.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LostTotals {
     /// The ring was full, or the kernel skipped a program.
     pub kernel: u64,

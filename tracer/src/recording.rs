@@ -1,1 +1,380 @@
-//! Recordings.
+//! Recordings: the JSON stream of `trace`, read back as far as it is sound.
+//!
+//! A recording may be cut off, damaged, of a newer schema, or no recording at all. Whatever is
+//! wrong becomes a [`Problem`] with its place; what can be read is handed over, and nothing here
+//! panics or grows with the length of a recording.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    fs::File,
+    io::{self, BufRead, BufReader, Read},
+    path::Path,
+};
+
+use serde::Deserialize;
+
+use crate::{
+    failure::{Failure, Why},
+    record::SCHEMA,
+};
+
+pub mod entry;
+
+use self::entry::{
+    CowFault, Exec, Exit, Header, Ledger, Lost, Spawn, SpawnFailure, SpawnUpdate, Summary, Text,
+};
+
+/// The longest line that is read; the longest written is a summary of under a megabyte.
+const LONGEST: u64 = 64 << 20;
+/// Damaged lines that are named one by one.
+const NAMED: u64 = 3;
+/// What a zstd frame begins with (RFC 8878, 3.1.1).
+const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+
+/// One line of a recording.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "each is the record of the same name")]
+pub enum Entry<'a> {
+    Header(Box<Header>),
+    Spawn(Spawn<'a>),
+    SpawnUpdate(SpawnUpdate<'a>),
+    SpawnFailure(SpawnFailure<'a>),
+    Exec(Exec<'a>),
+    Exit(Exit<'a>),
+    Cow(Ledger<'a>),
+    CowFault(CowFault<'a>),
+    Lost(Lost<'a>),
+    Summary(Box<Summary>),
+    /// What a `profile` concludes; nothing sums it up.
+    Profile,
+}
+
+/// Something wrong with a recording, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Which recording.
+    pub recording: String,
+    /// The line, from 1; 0 for the whole.
+    pub line: u64,
+    /// Where it begins, in bytes of the uncompressed stream.
+    pub byte: u64,
+    /// What is wrong, and what becomes of it.
+    pub what: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            0 => write!(f, "{}: {}", self.recording, self.what),
+            line => {
+                write!(f, "{}: line {line} (byte {}): {}", self.recording, self.byte, self.what)
+            }
+        }
+    }
+}
+
+/// A recording being read.
+pub struct Reader {
+    name: String,
+    input: Box<dyn BufRead>,
+    line: u64,
+    byte: u64,
+    records: u64,
+    problems: Vec<Problem>,
+    damaged: u64,
+    unknown: BTreeMap<String, u64>,
+    /// Whether what comes is of a newer schema, up to the next header.
+    newer: bool,
+    headers: u64,
+}
+
+/// What was read of a recording.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Records handed over.
+    pub records: u64,
+    /// What was wrong.
+    pub problems: Vec<Problem>,
+}
+
+impl Reader {
+    /// Opens a recording; `-` is standard input. Compressed ones are known by how they begin.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn open(path: &Path) -> Result<Self, Failure> {
+        let name = path.display().to_string();
+        let failed = |e: io::Error| {
+            let hint = "give a recording of `forkscope trace --format json -o FILE`";
+            Failure::new(Why::Failed, format!("{name}: {e}; {hint}"))
+        };
+        let raw: Box<dyn Read> = if path.as_os_str() == "-" {
+            Box::new(io::stdin())
+        } else {
+            let file = File::open(path).map_err(failed)?;
+            if file.metadata().map_err(failed)?.is_dir() {
+                return Err(failed(io::Error::from(io::ErrorKind::IsADirectory)));
+            }
+            Box::new(file)
+        };
+        let mut raw = BufReader::with_capacity(1 << 18, raw);
+        let compressed = raw.fill_buf().map_err(failed)?.starts_with(&ZSTD_MAGIC);
+        let input: Box<dyn BufRead> = if compressed {
+            let decoder = zstd::stream::read::Decoder::with_buffer(raw).map_err(failed)?;
+            Box::new(BufReader::with_capacity(1 << 18, decoder))
+        } else {
+            Box::new(raw)
+        };
+        Ok(Self::new(name, input))
+    }
+
+    /// Reads from anything.
+    #[must_use]
+    pub fn new(name: String, input: Box<dyn BufRead>) -> Self {
+        Self {
+            name,
+            input,
+            line: 0,
+            byte: 0,
+            records: 0,
+            problems: Vec::new(),
+            damaged: 0,
+            unknown: BTreeMap::new(),
+            newer: false,
+            headers: 0,
+        }
+    }
+
+    /// What it is called in messages.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Hands every sound record to `each`, in order. What that returns is a problem of the
+    /// record's line.
+    pub fn read(mut self, each: &mut dyn FnMut(Entry<'_>) -> Result<(), String>) -> Outcome {
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            let got = (&mut self.input).take(LONGEST).read_until(b'\n', &mut line);
+            self.line += 1;
+            let n = line.len() as u64;
+            let whole = line.last() == Some(&b'\n');
+            if let Err(error) = got {
+                self.broken(&error, n > 0);
+                break;
+            }
+            if n == 0 {
+                break;
+            }
+            if !whole && n == LONGEST {
+                self.problem(format!(
+                    "longer than any record ({} MiB): nothing from here on is read",
+                    LONGEST >> 20
+                ));
+                break;
+            }
+            self.one(&line, whole, each);
+            self.byte += n;
+        }
+        self.outcome()
+    }
+
+    fn one(
+        &mut self,
+        line: &[u8],
+        whole: bool,
+        each: &mut dyn FnMut(Entry<'_>) -> Result<(), String>,
+    ) {
+        if line.trim_ascii().is_empty() {
+            return;
+        }
+        match parse(line) {
+            Ok(Some(entry)) => {
+                if let Entry::Header(header) = &entry {
+                    self.headers += 1;
+                    self.newer = header.schema > SCHEMA;
+                    if self.newer {
+                        self.problem(format!(
+                            "schema {} is newer than {SCHEMA}, which this version reads: nothing \
+                             up to the next header is read; use a newer forkscope",
+                            header.schema
+                        ));
+                    }
+                } else if self.headers == 0 && self.records == 0 && self.damaged == 0 {
+                    self.problem("no header before it: host and kernel are unknown".into());
+                }
+                if self.newer {
+                    return;
+                }
+                self.records += 1;
+                if let Err(what) = each(entry) {
+                    self.problem(what);
+                }
+            }
+            Ok(None) => {
+                if let (false, Some(kind)) = (self.newer, kind_of(line)) {
+                    let kind = crate::text::clip(&kind, 40);
+                    if self.unknown.len() < 16 || self.unknown.contains_key(&kind) {
+                        *self.unknown.entry(kind).or_default() += 1;
+                    }
+                }
+            }
+            Err(_) if self.newer => {}
+            Err(error) if whole => self.damage(&error),
+            Err(_) => {
+                self.problem("cut off, as by a crash: everything before it is read".into());
+            }
+        }
+    }
+
+    /// A line that is no record.
+    fn damage(&mut self, error: &serde_json::Error) {
+        self.damaged += 1;
+        if self.damaged <= NAMED {
+            // "… at line 1 column 17": every line is the first to the parser.
+            let what = error.to_string();
+            let what = what.split(" at line ").next().unwrap_or_default().to_string();
+            let column = error.column();
+            self.problem(format!("damaged at column {column} ({what}): this line is left out"));
+        }
+    }
+
+    fn broken(&mut self, error: &io::Error, within: bool) {
+        let partly = if within { ", within this line" } else { "" };
+        let what = if error.kind() == io::ErrorKind::UnexpectedEof {
+            format!(
+                "compressed data end early{partly}, as after a crash: everything before is read"
+            )
+        } else {
+            format!("cannot be read further{partly} ({error}): everything before is read")
+        };
+        self.problem(what);
+    }
+
+    fn problem(&mut self, what: String) {
+        /// A message each is of no use to anybody beyond this.
+        const MOST: usize = 100;
+        if self.problems.len() < MOST {
+            let (line, byte) = (self.line, self.byte);
+            self.problems.push(Problem { recording: self.name.clone(), line, byte, what });
+        }
+    }
+
+    fn outcome(mut self) -> Outcome {
+        let whole = |what: String| Problem { recording: self.name.clone(), line: 0, byte: 0, what };
+        if self.damaged > NAMED {
+            let more = self.damaged - NAMED;
+            self.problems.push(whole(format!("{more} more damaged lines are left out")));
+        }
+        for (kind, n) in std::mem::take(&mut self.unknown) {
+            self.problems.push(whole(format!(
+                "{n} records of type {kind:?}, which this version does not know, are left out"
+            )));
+        }
+        if self.records == 0 && self.problems.is_empty() {
+            self.problems.push(whole("empty: there is nothing to read".into()));
+        }
+        Outcome { records: self.records, problems: self.problems }
+    }
+}
+
+/// A line as a record; `None` where its type is unknown.
+fn parse(line: &[u8]) -> Result<Option<Entry<'_>>, serde_json::Error> {
+    // What we write begins with the type; what others have rewritten may not.
+    let quick = line.strip_prefix(br#"{"type":""#).and_then(|rest| {
+        let end = rest.iter().take(32).position(|&b| b == b'"')?;
+        std::str::from_utf8(&rest[..end]).ok()
+    });
+    let slow;
+    let kind = match quick {
+        Some(kind) => kind,
+        None => {
+            slow = serde_json::from_slice::<Kind<'_>>(line)?.r#type;
+            &*slow
+        }
+    };
+    fn of<'a, T: Deserialize<'a>>(line: &'a [u8]) -> Result<T, serde_json::Error> {
+        serde_json::from_slice(line)
+    }
+    Ok(Some(match kind {
+        "header" => Entry::Header(Box::new(header(line)?)),
+        "spawn" => Entry::Spawn(of(line)?),
+        "spawn_update" => Entry::SpawnUpdate(of(line)?),
+        "spawn_failure" => Entry::SpawnFailure(of(line)?),
+        "exec" => Entry::Exec(of(line)?),
+        "exit" => Entry::Exit(of(line)?),
+        "cow" => Entry::Cow(of(line)?),
+        "cow_fault" => Entry::CowFault(of(line)?),
+        "lost" => Entry::Lost(of(line)?),
+        "summary" => Entry::Summary(Box::new(of(line)?)),
+        "profile" => Entry::Profile,
+        _ => {
+            // An unknown record is sound JSON all the same.
+            of::<serde::de::IgnoredAny>(line)?;
+            return Ok(None);
+        }
+    }))
+}
+
+/// A header; of a newer one only its schema need be as it is now.
+fn header(line: &[u8]) -> Result<Header, serde_json::Error> {
+    #[derive(Deserialize)]
+    struct Schema {
+        schema: u32,
+    }
+    serde_json::from_slice::<Header>(line).or_else(|error| {
+        match serde_json::from_slice::<Schema>(line) {
+            Ok(Schema { schema }) if schema > SCHEMA => Ok(Header { schema, ..Header::default() }),
+            _ => Err(error),
+        }
+    })
+}
+
+#[derive(Deserialize)]
+struct Kind<'a> {
+    #[serde(borrow)]
+    r#type: Text<'a>,
+}
+
+fn kind_of(line: &[u8]) -> Option<String> {
+    serde_json::from_slice::<Kind<'_>>(line).ok().map(|kind| kind.r#type.0.into_owned())
+}
+
+/// Reads recordings one after the other; `each` gets the number of the recording and a record.
+/// What is wrong is said on standard error as it is met, and returned.
+///
+/// # Errors
+/// When one cannot be opened (told before any is read), or none has anything to read.
+pub fn read_all(
+    paths: &[impl AsRef<Path>],
+    each: &mut dyn FnMut(usize, Entry<'_>) -> Result<(), String>,
+) -> Result<Vec<Problem>, Failure> {
+    // All of them first: a typing error is not to cost an hour of reading.
+    for path in paths.iter().map(AsRef::as_ref).filter(|path| path.as_os_str() != "-") {
+        Reader::open(path)?;
+    }
+    let (mut records, mut problems) = (0, Vec::new());
+    for (index, path) in paths.iter().enumerate() {
+        let outcome = Reader::open(path.as_ref())?.read(&mut |entry| each(index, entry));
+        records += outcome.records;
+        if records > 0 || paths.len() > 1 {
+            outcome.problems.iter().for_each(|problem| crate::trace::note(&problem.to_string()));
+        }
+        problems.extend(outcome.problems);
+    }
+    if records == 0 {
+        let what = match (&problems[..], paths) {
+            ([one, ..], [_]) => one.to_string(),
+            _ => "none of these recordings has a record that can be read".into(),
+        };
+        let hint = "give a recording of `forkscope trace --format json -o FILE`";
+        return Err(Failure::new(Why::Failed, format!("{what}; {hint}")));
+    }
+    Ok(problems)
+}
+
+#[cfg(test)]
+mod tests;

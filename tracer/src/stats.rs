@@ -2,62 +2,24 @@
 
 use std::collections::BTreeMap;
 
-use base64::Engine as _;
-use forkscope_common::{
-    config::slot,
-    cow,
-    event::Counters as Raw,
-    hist::{HIGHEST, lowest_of},
-    mechanism::Mechanism,
-};
-use hdrhistogram::{
-    Histogram,
-    serialization::{Serializer as _, V2DeflateSerializer},
-};
+use forkscope_common::{config::slot, cow, event::Counters as Raw, mechanism::Mechanism};
 
 use crate::{
+    histogram,
     kernel::books::Totals,
     plan::Measures,
     record::{ByMechanism, Counters, Distribution, Histograms},
 };
 
-/// Two digits: the kernel side's buckets exactly.
-const DIGITS: u8 = 2;
-
-/// The `HdrHistogram` with these counts, without loss.
-#[must_use]
-pub fn hdr(totals: &Totals) -> Histogram<u64> {
-    let mut hdr = Histogram::new_with_bounds(1, HIGHEST, DIGITS)
-        .expect("the bounds are constants that the crate accepts");
-    for (bucket, &count) in totals.buckets.iter().enumerate() {
-        if count > 0 {
-            hdr.saturating_record_n(lowest_of(bucket as u32), count);
-        }
-    }
-    hdr
+/// The buckets of a slot that have a count.
+fn buckets(totals: &Totals) -> impl Iterator<Item = (u32, u64)> + '_ {
+    (0..).zip(&totals.buckets).filter(|(_, n)| **n > 0).map(|(bucket, n)| (bucket, *n))
 }
 
 /// Percentiles and the histogram itself; `None` without values.
 #[must_use]
 pub fn distribution(totals: &Totals) -> Option<Distribution> {
-    let hdr = hdr(totals);
-    if hdr.is_empty() {
-        return None;
-    }
-    let mut bytes = Vec::new();
-    // Writing to memory cannot fail.
-    let _ = V2DeflateSerializer::new().serialize(&hdr, &mut bytes);
-    Some(Distribution {
-        count: hdr.len(),
-        min_ns: hdr.min(),
-        mean_ns: totals.sum / hdr.len(),
-        p50_ns: hdr.value_at_quantile(0.5),
-        p90_ns: hdr.value_at_quantile(0.9),
-        p99_ns: hdr.value_at_quantile(0.99),
-        p999_ns: hdr.value_at_quantile(0.999),
-        max_ns: hdr.max(),
-        hdr: base64::engine::general_purpose::STANDARD.encode(bytes),
-    })
+    histogram::distribution(buckets(totals), u128::from(totals.sum))
 }
 
 fn by_mechanism(all: &[Totals], first: u32) -> ByMechanism {
@@ -65,7 +27,7 @@ fn by_mechanism(all: &[Totals], first: u32) -> ByMechanism {
         .into_iter()
         .filter_map(|mechanism| {
             let totals = all.get(first as usize + mechanism as usize)?;
-            Some((mechanism.name(), distribution(totals)?))
+            Some((mechanism.name().into(), distribution(totals)?))
         })
         .collect()
 }
@@ -84,7 +46,7 @@ pub fn histograms(all: &[Totals]) -> Histograms {
         lifetime: one(slot::LIFETIME),
         cow_fault: [("parent", cow::PARENT), ("child", cow::CHILD)]
             .into_iter()
-            .filter_map(|(role, index)| Some((role, one(slot::COW_FAULT + index as u32)?)))
+            .filter_map(|(role, index)| Some((role.into(), one(slot::COW_FAULT + index as u32)?)))
             .collect(),
     }
 }
@@ -109,7 +71,7 @@ pub fn counters(raw: &Raw, measures: Measures, sees: Sees) -> Counters {
     let (copied, reused) = (total(raw.cow_copied), total(raw.cow_reused));
     let spawns: BTreeMap<_, _> = Mechanism::ALL
         .into_iter()
-        .map(|mechanism| (mechanism.name(), raw.spawns[mechanism as usize]))
+        .map(|mechanism| (mechanism.name().into(), raw.spawns[mechanism as usize]))
         .collect();
     Counters {
         spawns: measures.spawn.then_some(spawns),
@@ -120,63 +82,5 @@ pub fn counters(raw: &Raw, measures: Measures, sees: Sees) -> Counters {
         cow_faults: sees_cow.then_some(copied + reused),
         cow_copied: sees_cow.then_some(copied),
         cow_reused: sees_cow.then_some(reused),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use forkscope_common::hist::{BUCKETS, bucket_of};
-
-    use super::*;
-
-    fn totals(values: &[u64]) -> Totals {
-        let mut totals = Totals { sum: 0, buckets: vec![0; BUCKETS] };
-        for &value in values {
-            totals.sum += value;
-            totals.buckets[bucket_of(value) as usize] += 1;
-        }
-        totals
-    }
-
-    #[test]
-    fn every_bucket_is_a_bucket_of_the_hdr_histogram() {
-        let hdr = Histogram::<u64>::new_with_bounds(1, HIGHEST, DIGITS).unwrap();
-        for bucket in 0..BUCKETS as u32 {
-            let low = lowest_of(bucket);
-            let high =
-                if bucket as usize + 1 == BUCKETS { HIGHEST } else { lowest_of(bucket + 1) - 1 };
-            assert_eq!(hdr.lowest_equivalent(low), low, "bucket {bucket}");
-            assert_eq!(hdr.highest_equivalent(low), high, "bucket {bucket}");
-        }
-    }
-
-    #[test]
-    fn percentiles_are_within_one_percent() {
-        let values: Vec<u64> = (1..=10_000).map(|n| n * 137).collect();
-        let found = distribution(&totals(&values)).unwrap();
-        for (got, exact) in [
-            (found.min_ns, 137),
-            (found.p50_ns, 5_000 * 137),
-            (found.p90_ns, 9_000 * 137),
-            (found.p99_ns, 9_900 * 137),
-            (found.p999_ns, 9_990 * 137),
-            (found.max_ns, 10_000 * 137),
-            (found.mean_ns, 10_001 * 137 / 2),
-        ] {
-            assert!(got.abs_diff(exact) * 100 <= exact, "{got} for {exact}");
-        }
-        assert_eq!(found.count, 10_000);
-        assert!(distribution(&totals(&[])).is_none());
-    }
-
-    #[test]
-    fn the_serialised_histogram_is_the_same() {
-        let values: Vec<u64> = vec![0, 1, 255, 256, 1_000_000, HIGHEST, u64::MAX >> 8];
-        let totals = totals(&values);
-        let text = distribution(&totals).unwrap().hdr;
-        let bytes = base64::engine::general_purpose::STANDARD.decode(text).unwrap();
-        let back: Histogram<u64> =
-            hdrhistogram::serialization::Deserializer::new().deserialize(&mut &bytes[..]).unwrap();
-        assert_eq!(back, hdr(&totals));
     }
 }

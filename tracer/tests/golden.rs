@@ -323,12 +323,14 @@ fn summary() -> Summary {
     };
     let one = stats::distribution(&totals(&[88_000]));
     let by = |list: [(&'static str, _); 2]| {
-        list.into_iter().filter_map(|(name, d): (_, Option<_>)| Some((name, d?))).collect()
+        list.into_iter().filter_map(|(name, d): (_, Option<_>)| Some((name.into(), d?))).collect()
     };
     Summary {
         duration_ns: 12_400_000_000,
         counters: Counters {
-            spawns: Some(Mechanism::ALL.map(|m| (m.name(), 1000 * m as u64)).into_iter().collect()),
+            spawns: Some(
+                Mechanism::ALL.map(|m| (m.name().into(), 1000 * m as u64)).into_iter().collect(),
+            ),
             spawn_failures: Some(1),
             execs: Some(1234),
             exec_failures: Some(0),

@@ -1,0 +1,235 @@
+//! Histograms gathered from recordings, in the buckets that the kernel side keeps, so that
+//! merging loses nothing and comes out the same in any order.
+
+use base64::Engine as _;
+use forkscope_common::hist::{BUCKETS, HIGHEST, bucket_of, lowest_of};
+use hdrhistogram::{
+    Histogram,
+    serialization::{Deserializer, Serializer as _, V2DeflateSerializer},
+};
+
+use crate::record::Distribution;
+
+/// Two digits: the kernel side's buckets exactly.
+const DIGITS: u8 = 2;
+
+/// Counts by bucket, with the exact sum of the values.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Gathered {
+    /// Sum of the values, ns.
+    pub sum: u128,
+    /// Counts; empty while there are none.
+    counts: Vec<u64>,
+}
+
+impl Gathered {
+    /// Adds one value.
+    pub fn record(&mut self, ns: u64) {
+        self.add(bucket_of(ns), 1);
+        self.sum += u128::from(ns);
+    }
+
+    fn add(&mut self, bucket: u32, n: u64) {
+        if self.counts.is_empty() {
+            self.counts = vec![0; BUCKETS];
+        }
+        self.counts[bucket as usize] += n;
+    }
+
+    /// Adds all of another.
+    pub fn merge(&mut self, other: &Self) {
+        for (bucket, n) in other.buckets() {
+            self.add(bucket, n);
+        }
+        self.sum += other.sum;
+    }
+
+    /// Adds a distribution that was written before.
+    ///
+    /// # Errors
+    /// When its histogram cannot be read, or does not have so many values.
+    pub fn merge_written(&mut self, hdr: &str, count: u64, mean_ns: u64) -> Result<(), String> {
+        let bytes = base64::engine::general_purpose::STANDARD
+            .decode(hdr)
+            .map_err(|e| format!("no base64: {e}"))?;
+        let read: Histogram<u64> = Deserializer::new()
+            .deserialize(&mut &bytes[..])
+            .map_err(|e| format!("no HdrHistogram: {e}"))?;
+        if read.len() != count {
+            return Err(format!("it has {} values, not {count}", read.len()));
+        }
+        for value in read.iter_recorded() {
+            self.add(bucket_of(value.value_iterated_to()), value.count_at_value());
+        }
+        // The mean is rounded down to a nanosecond.
+        self.sum += u128::from(mean_ns) * u128::from(count);
+        Ok(())
+    }
+
+    /// How many values.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// Buckets with a count, lowest first.
+    pub fn buckets(&self) -> impl Iterator<Item = (u32, u64)> + '_ {
+        (0..).zip(&self.counts).filter(|(_, n)| **n > 0).map(|(bucket, n)| (bucket, *n))
+    }
+
+    /// Percentiles and the histogram itself; `None` without values.
+    #[must_use]
+    pub fn distribution(&self) -> Option<Distribution> {
+        distribution(self.buckets(), self.sum)
+    }
+}
+
+/// The same for few values: only the buckets that have any.
+#[derive(Clone, Debug, Default)]
+pub struct Sparse {
+    /// Sum of the values, ns.
+    pub sum: u128,
+    counts: Vec<(u16, u64)>,
+}
+
+impl Sparse {
+    /// Adds one value.
+    pub fn record(&mut self, ns: u64) {
+        self.add(bucket_of(ns) as u16, 1);
+        self.sum += u128::from(ns);
+    }
+
+    fn add(&mut self, bucket: u16, n: u64) {
+        match self.counts.binary_search_by_key(&bucket, |&(bucket, _)| bucket) {
+            Ok(at) => self.counts[at].1 += n,
+            Err(at) => self.counts.insert(at, (bucket, n)),
+        }
+    }
+
+    /// Adds all of another.
+    pub fn merge(&mut self, other: &Self) {
+        for &(bucket, n) in &other.counts {
+            self.add(bucket, n);
+        }
+        self.sum += other.sum;
+    }
+
+    /// Percentiles and the histogram itself; `None` without values.
+    #[must_use]
+    pub fn distribution(&self) -> Option<Distribution> {
+        let buckets = self.counts.iter().map(|&(bucket, n)| (u32::from(bucket), n));
+        distribution(buckets, self.sum)
+    }
+}
+
+const _: () = assert!(BUCKETS <= 1 << 16);
+
+/// The `HdrHistogram` with these counts, without loss.
+#[must_use]
+pub fn hdr(buckets: impl Iterator<Item = (u32, u64)>) -> Histogram<u64> {
+    let mut hdr = Histogram::new_with_bounds(1, HIGHEST, DIGITS)
+        .expect("the bounds are constants that the crate accepts");
+    for (bucket, count) in buckets {
+        hdr.saturating_record_n(lowest_of(bucket), count);
+    }
+    hdr
+}
+
+/// Percentiles of these counts, whose values add up to `sum`; `None` without any.
+#[must_use]
+pub fn distribution(buckets: impl Iterator<Item = (u32, u64)>, sum: u128) -> Option<Distribution> {
+    let hdr = hdr(buckets);
+    if hdr.is_empty() {
+        return None;
+    }
+    let mut bytes = Vec::new();
+    // Writing to memory cannot fail.
+    let _ = V2DeflateSerializer::new().serialize(&hdr, &mut bytes);
+    Some(Distribution {
+        count: hdr.len(),
+        min_ns: hdr.min(),
+        mean_ns: u64::try_from(sum / u128::from(hdr.len())).unwrap_or(u64::MAX),
+        p50_ns: hdr.value_at_quantile(0.5),
+        p90_ns: hdr.value_at_quantile(0.9),
+        p99_ns: hdr.value_at_quantile(0.99),
+        p999_ns: hdr.value_at_quantile(0.999),
+        max_ns: hdr.max(),
+        hdr: base64::engine::general_purpose::STANDARD.encode(bytes),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gathered(values: &[u64]) -> Gathered {
+        let mut all = Gathered::default();
+        values.iter().for_each(|&value| all.record(value));
+        all
+    }
+
+    #[test]
+    fn every_bucket_is_a_bucket_of_the_hdr_histogram() {
+        let hdr = Histogram::<u64>::new_with_bounds(1, HIGHEST, DIGITS).unwrap();
+        for bucket in 0..BUCKETS as u32 {
+            let low = lowest_of(bucket);
+            let high =
+                if bucket as usize + 1 == BUCKETS { HIGHEST } else { lowest_of(bucket + 1) - 1 };
+            assert_eq!(hdr.lowest_equivalent(low), low, "bucket {bucket}");
+            assert_eq!(hdr.highest_equivalent(low), high, "bucket {bucket}");
+        }
+    }
+
+    #[test]
+    fn percentiles_are_within_one_percent() {
+        let values: Vec<u64> = (1..=10_000).map(|n| n * 137).collect();
+        let found = gathered(&values).distribution().unwrap();
+        for (got, exact) in [
+            (found.min_ns, 137),
+            (found.p50_ns, 5_000 * 137),
+            (found.p90_ns, 9_000 * 137),
+            (found.p99_ns, 9_900 * 137),
+            (found.p999_ns, 9_990 * 137),
+            (found.max_ns, 10_000 * 137),
+            (found.mean_ns, 10_001 * 137 / 2),
+        ] {
+            assert!(got.abs_diff(exact) * 100 <= exact, "{got} for {exact}");
+        }
+        assert_eq!(found.count, 10_000);
+        assert!(gathered(&[]).distribution().is_none());
+    }
+
+    #[test]
+    fn what_was_written_is_read_back_whole() {
+        let values = [0, 1, 255, 256, 1_000_000, HIGHEST, u64::MAX >> 8];
+        let all = gathered(&values);
+        let written = all.distribution().unwrap();
+        let mut back = Gathered::default();
+        back.merge_written(&written.hdr, written.count, written.mean_ns).unwrap();
+        assert_eq!(back.counts, all.counts);
+        assert!(all.sum - back.sum < u128::from(written.count));
+        for (hdr, count) in [("", 0), ("!", 0), ("AAAA", 0), (&*written.hdr, 6)] {
+            assert!(Gathered::default().merge_written(hdr, count, 0).is_err(), "{hdr:?}");
+        }
+    }
+
+    #[test]
+    fn merging_in_any_order_gives_the_same() {
+        let parts: Vec<Gathered> =
+            (0..20_u64).map(|n| gathered(&[n, n * n * 1000, 77, 1 << (2 * n)])).collect();
+        let merged = |order: &mut dyn Iterator<Item = &Gathered>| {
+            order.fold(Gathered::default(), |mut sum, part| {
+                sum.merge(part);
+                sum
+            })
+        };
+        let forth = merged(&mut parts.iter());
+        assert_eq!(forth, merged(&mut parts.iter().rev()));
+        let mut sparse = Sparse::default();
+        for n in 0..20_u64 {
+            [n, n * n * 1000, 77, 1 << (2 * n)].into_iter().for_each(|value| sparse.record(value));
+        }
+        let (a, b) = (sparse.distribution().unwrap(), forth.distribution().unwrap());
+        assert_eq!((a.hdr, a.mean_ns), (b.hdr, b.mean_ns));
+    }
+}

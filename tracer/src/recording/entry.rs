@@ -1,0 +1,334 @@
+//! Records as they are read back: everything borrowed from the line, nothing assumed that a
+//! newer version might not keep.
+
+#![expect(missing_docs, reason = "each field is that of the record it is named after")]
+use std::{borrow::Cow, collections::BTreeMap, fmt};
+
+use serde::{Deserialize, Deserializer, de::Visitor};
+
+/// Text of a line, borrowed from it unless it had to be unescaped.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Text<'a>(pub Cow<'a, str>);
+
+impl std::ops::Deref for Text<'_> {
+    type Target = str;
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+// serde borrows a `Cow` only where a field says so, and never inside an `Option`.
+impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Borrowing;
+        impl<'de> Visitor<'de> for Borrowing {
+            type Value = Text<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("text")
+            }
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(Text(Cow::Borrowed(text)))
+            }
+            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(Text(Cow::Owned(text.to_owned())))
+            }
+        }
+        deserializer.deserialize_str(Borrowing)
+    }
+}
+
+/// [`crate::record::Parent`]
+#[derive(Debug, Deserialize)]
+pub struct Parent<'a> {
+    pub pid: u32,
+    pub tid: u32,
+    #[serde(borrow)]
+    pub comm: Text<'a>,
+    pub start_time: u64,
+}
+
+/// [`crate::record::Child`]
+#[derive(Debug, Deserialize)]
+pub struct Child {
+    pub pid: u32,
+    pub tid: u32,
+    pub ns_pid: Option<u32>,
+    pub start_time: u64,
+}
+
+/// [`crate::record::Spawn`]
+#[derive(Debug, Deserialize)]
+pub struct Spawn<'a> {
+    #[serde(borrow)]
+    pub time: Text<'a>,
+    #[serde(borrow)]
+    pub mechanism: Text<'a>,
+    #[serde(borrow)]
+    pub syscall: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    pub clone_flags: Vec<Text<'a>>,
+    #[serde(borrow)]
+    pub parent: Parent<'a>,
+    pub child: Child,
+    pub uid: Option<u32>,
+    #[serde(borrow)]
+    pub cgroup: Option<Text<'a>>,
+    pub latency_ns: Option<u64>,
+    pub blocked_ns: Option<u64>,
+    pub copy_ns: Option<u64>,
+    pub start_delay_ns: Option<u64>,
+    pub parent_rss_bytes: Option<u64>,
+    pub parent_page_table_bytes: Option<u64>,
+    pub parent_vmas: Option<u32>,
+    pub parent_threads: Option<u32>,
+    #[serde(default)]
+    pub lossy: bool,
+}
+
+/// [`crate::record::SpawnUpdate`]
+#[derive(Debug, Deserialize)]
+pub struct SpawnUpdate<'a> {
+    #[serde(borrow)]
+    pub time: Text<'a>,
+    pub child: Child,
+    pub latency_ns: Option<u64>,
+    pub blocked_ns: Option<u64>,
+    pub start_delay_ns: Option<u64>,
+}
+
+/// [`crate::record::SpawnFailure`]
+#[derive(Debug, Deserialize)]
+pub struct SpawnFailure<'a> {
+    #[serde(borrow)]
+    pub time: Text<'a>,
+    #[serde(borrow)]
+    pub parent: Parent<'a>,
+    #[serde(borrow)]
+    pub syscall: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub clone_flags: Option<Vec<Text<'a>>>,
+    #[serde(borrow)]
+    pub errno: Text<'a>,
+    pub uid: Option<u32>,
+    #[serde(borrow)]
+    pub cgroup: Option<Text<'a>>,
+    #[serde(default)]
+    pub lossy: bool,
+}
+
+/// [`crate::record::Exec`]
+#[derive(Debug, Deserialize)]
+pub struct Exec<'a> {
+    #[serde(borrow)]
+    pub time: Text<'a>,
+    pub pid: u32,
+    pub tid: u32,
+    pub old_tid: Option<u32>,
+    pub ppid: Option<u32>,
+    pub start_time: u64,
+    #[serde(borrow)]
+    pub comm: Text<'a>,
+    #[serde(borrow)]
+    pub filename: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub argv: Option<Vec<Text<'a>>>,
+    #[serde(default)]
+    pub argv_truncated: bool,
+    #[serde(borrow)]
+    pub errno: Option<Text<'a>>,
+    pub latency_ns: Option<u64>,
+    pub prepare_ns: Option<u64>,
+    pub replace_ns: Option<u64>,
+    pub load_ns: Option<u64>,
+    pub since_spawn_ns: Option<u64>,
+    #[serde(borrow)]
+    pub mechanism: Option<Text<'a>>,
+    pub uid: Option<u32>,
+    #[serde(borrow)]
+    pub cgroup: Option<Text<'a>>,
+    #[serde(default)]
+    pub lossy: bool,
+}
+
+/// [`crate::record::Exit`]
+#[derive(Debug, Deserialize)]
+pub struct Exit<'a> {
+    #[serde(borrow)]
+    pub time: Text<'a>,
+    pub pid: u32,
+    pub tid: u32,
+    pub ppid: Option<u32>,
+    pub start_time: u64,
+    #[serde(borrow)]
+    pub comm: Text<'a>,
+    #[serde(borrow)]
+    pub argv: Option<Vec<Text<'a>>>,
+    pub uid: Option<u32>,
+    #[serde(borrow)]
+    pub cgroup: Option<Text<'a>>,
+    pub exit_code: Option<u32>,
+    #[serde(borrow)]
+    pub signal: Option<Text<'a>>,
+    #[serde(default)]
+    pub core_dumped: bool,
+    pub lifetime_ns: Option<u64>,
+    pub group_dead: bool,
+    #[serde(borrow)]
+    pub mechanism: Option<Text<'a>>,
+    #[serde(default)]
+    pub lossy: bool,
+}
+
+/// [`crate::record::CowSide`]
+#[derive(Debug, Deserialize)]
+pub struct CowSide<'a> {
+    pub pid: u32,
+    #[serde(borrow)]
+    pub comm: Text<'a>,
+    pub start_time: u64,
+    pub faults: u64,
+    pub copied: u64,
+    pub reused: u64,
+    pub copied_bytes: u64,
+    pub stall_ns: Option<u64>,
+}
+
+/// [`crate::record::CowLatency`]
+#[derive(Debug, Default, Deserialize)]
+pub struct CowLatency {
+    pub count: u64,
+    pub min_ns: Option<u64>,
+    pub p50_ns: Option<u64>,
+    pub p90_ns: Option<u64>,
+    pub p99_ns: Option<u64>,
+    pub max_ns: Option<u64>,
+}
+
+/// [`crate::record::CurvePoint`]
+#[derive(Debug, Deserialize)]
+pub struct CurvePoint {
+    pub until_ns: u64,
+    pub parent_copied: u64,
+    pub child_copied: u64,
+}
+
+/// [`crate::record::Ledger`]
+#[derive(Debug, Deserialize)]
+pub struct Ledger<'a> {
+    #[serde(borrow)]
+    pub time: Text<'a>,
+    #[serde(borrow)]
+    pub parent: CowSide<'a>,
+    #[serde(borrow)]
+    pub child: CowSide<'a>,
+    #[serde(borrow)]
+    pub end: Text<'a>,
+    pub duration_ns: u64,
+    pub overlapping: bool,
+    #[serde(default)]
+    pub carried_over: u64,
+    #[serde(default)]
+    pub huge_splits: u64,
+    pub hugetlb_copied_bytes: Option<u64>,
+    #[serde(default)]
+    pub latency: CowLatency,
+    #[serde(default)]
+    pub curve: Vec<CurvePoint>,
+    #[serde(default)]
+    pub lossy: bool,
+}
+
+/// [`crate::record::CowFault`]
+#[derive(Debug, Deserialize)]
+pub struct CowFault<'a> {
+    #[serde(borrow)]
+    pub time: Text<'a>,
+    pub pid: u32,
+    pub tid: u32,
+    pub start_time: u64,
+    #[serde(borrow)]
+    pub role: Text<'a>,
+    #[serde(borrow)]
+    pub outcome: Text<'a>,
+    #[serde(borrow)]
+    pub address: Text<'a>,
+    pub latency_ns: u64,
+}
+
+/// [`crate::record::Lost`]
+#[derive(Debug, Deserialize)]
+pub struct Lost<'a> {
+    #[serde(borrow)]
+    pub time: Text<'a>,
+    #[serde(borrow)]
+    pub stage: Text<'a>,
+    pub count: u64,
+}
+
+/// [`crate::record::MeasureNote`]
+#[derive(Clone, Debug, Deserialize)]
+pub struct Measure {
+    pub by: Option<String>,
+    pub state: String,
+    pub sampling_period: Option<u32>,
+    pub why: Option<String>,
+}
+
+/// [`crate::record::Header`]
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Header {
+    pub schema: u32,
+    pub version: String,
+    pub host: String,
+    pub kernel: String,
+    pub arch: String,
+    pub backend: String,
+    pub boot_id: String,
+    pub time: String,
+    #[serde(default)]
+    pub measures: BTreeMap<String, Measure>,
+}
+
+/// [`crate::record::Counters`]
+#[derive(Debug, Default, Deserialize)]
+pub struct Counters {
+    pub spawns: Option<BTreeMap<String, u64>>,
+    pub spawn_failures: Option<u64>,
+    pub execs: Option<u64>,
+    pub exec_failures: Option<u64>,
+    pub exits: Option<u64>,
+    pub cow_faults: Option<u64>,
+    pub cow_copied: Option<u64>,
+    pub cow_reused: Option<u64>,
+}
+
+/// [`crate::record::Distribution`]: what the histogram itself does not hold.
+#[derive(Debug, Deserialize)]
+pub struct Distribution {
+    pub count: u64,
+    pub mean_ns: u64,
+    pub hdr: String,
+}
+
+/// [`crate::record::Histograms`]
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Histograms {
+    pub spawn_latency: BTreeMap<String, Distribution>,
+    pub blocked: BTreeMap<String, Distribution>,
+    pub start_delay: BTreeMap<String, Distribution>,
+    pub copy: Option<Distribution>,
+    pub exec_latency: Option<Distribution>,
+    pub since_spawn: Option<Distribution>,
+    pub lifetime: Option<Distribution>,
+    pub cow_fault: BTreeMap<String, Distribution>,
+}
+
+/// [`crate::record::Summary`]
+#[derive(Debug, Deserialize)]
+pub struct Summary {
+    pub duration_ns: u64,
+    pub counters: Counters,
+    pub lost: crate::record::LostTotals,
+    pub histograms: Histograms,
+}

@@ -1,14 +1,239 @@
-//! `forkscope report`
+//! `forkscope report`: recordings summed up.
+
+use std::{collections::HashSet, io::Write as _, path::Path};
+
+use serde::Serialize;
 
 use crate::{
-    cli::Report,
+    cli::{By, Format, Report},
     failure::{Failure, Why},
+    record::Summary,
+    recording::{self, Entry, Problem},
+    sink::Target,
+    terminal,
 };
+
+pub mod groups;
+pub mod merge;
+mod text;
+
+use self::{
+    groups::{Groups, Ran, Shown, Spawned},
+    merge::{Disagreement, Merge, Section},
+};
+
+/// Everything that a report says: a summary record with more to it.
+#[derive(Serialize)]
+pub struct Reported {
+    r#type: &'static str,
+    #[serde(flatten)]
+    summary: Summary,
+    /// The sessions of tracing that it sums up.
+    recordings: Vec<Section>,
+    /// What the groups are by.
+    by: Vec<&'static str>,
+    /// Who spawned: the largest groups, from the records, and the others together.
+    groups: Vec<Spawned>,
+    other: Other<Spawned>,
+    /// What ran, likewise.
+    programs: Vec<Ran>,
+    other_programs: Other<Ran>,
+    /// Between the kernel's counts and the records.
+    disagreements: Vec<Disagreement>,
+    /// What was wrong with the recordings.
+    problems: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Other<T> {
+    groups: u64,
+    folded_below: Option<u64>,
+    #[serde(flatten)]
+    sum: T,
+}
+
+/// Both tables.
+pub struct Tables {
+    spawned: Groups,
+    ran: Groups,
+}
+
+impl Tables {
+    fn take(&mut self, entry: &Entry<'_>) {
+        match entry {
+            Entry::Header(_) => {
+                self.spawned.section();
+                self.ran.section();
+            }
+            Entry::Spawn(spawn) => self.spawned.spawn(spawn),
+            Entry::SpawnUpdate(update) => self.spawned.spawn_update(update),
+            Entry::SpawnFailure(failure) => self.spawned.spawn_failure(failure),
+            Entry::Cow(cow) => self.spawned.cow(cow),
+            Entry::Exec(exec) => self.ran.exec(exec),
+            Entry::Exit(exit) => self.ran.exit(exit),
+            Entry::CowFault(_) | Entry::Lost(_) | Entry::Summary(_) | Entry::Profile => {}
+        }
+    }
+}
+
+/// Reads recordings and sums them up. A session that was given before is left out.
+///
+/// # Errors
+/// When one cannot be opened, or there is nothing to read.
+pub fn gather(
+    paths: &[impl AsRef<Path>],
+    mut tables: Option<&mut Tables>,
+) -> Result<(Merge, Vec<Problem>), Failure> {
+    let names: Vec<String> = paths.iter().map(|p| p.as_ref().display().to_string()).collect();
+    let mut merge = Merge::default();
+    let mut known = HashSet::new();
+    let (mut of, mut again) = (usize::MAX, false);
+    let mut repeated = Vec::new();
+    let mut problems = recording::read_all(paths, &mut |index, entry| {
+        let name = &names[index];
+        if index != of {
+            merge.close();
+            (of, again) = (index, false);
+        }
+        if let Entry::Header(header) = &entry {
+            again =
+                !known.insert((header.host.clone(), header.boot_id.clone(), header.time.clone()));
+            if again {
+                repeated.push(Problem {
+                    recording: name.clone(),
+                    line: 0,
+                    byte: 0,
+                    what: "it is the same session as one given before: it is counted once".into(),
+                });
+            }
+        }
+        if again {
+            return Ok(());
+        }
+        if let Some(tables) = tables.as_deref_mut() {
+            tables.take(&entry);
+        }
+        merge.take(name, &entry)
+    })?;
+    merge.close();
+    repeated.iter().for_each(|problem| crate::trace::note(&problem.to_string()));
+    problems.extend(repeated);
+    Ok((merge, problems))
+}
 
 /// Runs it; the exit code.
 ///
 /// # Errors
-/// Always, for now.
-pub fn run(_flags: &Report) -> Result<u8, Failure> {
-    Err(Failure::new(Why::Failed, "report: not in this version"))
+/// When there is nothing to read, or the output fails.
+pub fn run(flags: &Report) -> Result<u8, Failure> {
+    let format = flags.format()?;
+    let by = flags.by();
+    let mut tables = Tables { spawned: Groups::new(by), ran: Groups::new(by) };
+    // Before an hour of reading, not after it.
+    let output = Output::open(flags.output.as_deref(), &flags.recordings)?;
+    let (merge, problems) = gather(&flags.recordings, Some(&mut tables))?;
+    let Tables { spawned, ran } = tables;
+    let top = flags.top as usize;
+    let spawned: Shown<Spawned> = spawned.shown(top, flags.sort);
+    let ran: Shown<Ran> = ran.shown(top, flags.sort);
+    let reported = Reported {
+        r#type: "summary",
+        summary: merge.summary(),
+        recordings: merge.sections,
+        by: by
+            .iter()
+            .map(|by| match by {
+                By::Mechanism => "mechanism",
+                By::Comm => "comm",
+                By::Cgroup => "cgroup",
+                By::Size => "parent_size",
+            })
+            .collect(),
+        groups: spawned.groups,
+        other: Other {
+            groups: spawned.others,
+            folded_below: spawned.folded_below,
+            sum: spawned.other,
+        },
+        programs: ran.groups,
+        other_programs: Other {
+            groups: ran.others,
+            folded_below: ran.folded_below,
+            sum: ran.other,
+        },
+        disagreements: merge.disagreements,
+        problems: problems.iter().map(ToString::to_string).collect(),
+    };
+    let bytes = match format {
+        Format::Json => json_line(&reported)?,
+        Format::Text => text::render(&reported, terminal::layout(output.fd())).into_bytes(),
+    };
+    output.write(&bytes)?;
+    Ok(0)
+}
+
+/// One line of JSON.
+///
+/// # Errors
+/// Never, for what is written here.
+pub fn json_line(value: &impl Serialize) -> Result<Vec<u8>, Failure> {
+    let mut bytes = serde_json::to_vec(value).map_err(anyhow::Error::from)?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+/// Where a report goes.
+pub struct Output(Target);
+
+impl Output {
+    /// Makes the file, where there is to be one; it may be none of those that are read.
+    ///
+    /// # Errors
+    /// When it cannot be made; nothing that was there is lost then.
+    pub fn open(path: Option<&Path>, read: &[impl AsRef<Path>]) -> Result<Self, Failure> {
+        if let Some(path) = path
+            && let Ok(output) = path.canonicalize()
+            && output.is_file()
+            && read.iter().any(|one| one.as_ref().canonicalize().is_ok_and(|one| one == output))
+        {
+            return Err(Failure::new(
+                Why::Usage,
+                format!("-o {}: it is one of the recordings; give another file", path.display()),
+            ));
+        }
+        Ok(Self(crate::trace::target(path, false)?.0))
+    }
+
+    /// What it is written to.
+    #[must_use]
+    pub fn fd(&self) -> std::os::fd::RawFd {
+        use std::os::fd::AsRawFd as _;
+        match &self.0 {
+            Target::Stdout => 1,
+            Target::Stderr => 2,
+            Target::File(file, _) => file.as_raw_fd(),
+        }
+    }
+
+    /// Writes all of it.
+    ///
+    /// # Errors
+    /// When that fails; a reader that has gone is no failure.
+    pub fn write(self, bytes: &[u8]) -> Result<(), Failure> {
+        let (result, name) = match self.0 {
+            Target::Stdout => {
+                let mut out = std::io::stdout().lock();
+                (out.write_all(bytes).and_then(|()| out.flush()), "standard output".into())
+            }
+            Target::Stderr => (std::io::stderr().write_all(bytes), "standard error".into()),
+            Target::File(mut file, path) => (file.write_all(bytes), path.display().to_string()),
+        };
+        match result {
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::new(
+                Why::Failed,
+                format!("writing to {name} failed: {error}; make room or give another -o"),
+            )),
+            _ => Ok(()),
+        }
+    }
 }

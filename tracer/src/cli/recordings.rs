@@ -20,6 +20,15 @@ pub enum By {
     Size,
 }
 
+/// What the largest groups are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Sort {
+    /// Most spawns first
+    Spawns,
+    /// Most time in creating calls and execs first
+    Time,
+}
+
 /// How `report` writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum ReportFormat {
@@ -46,6 +55,9 @@ pub struct Report {
     /// What the breakdown is by: mechanism, comm, cgroup, size [default: all]
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_enum)]
     by: Vec<By>,
+    /// Which groups come first
+    #[arg(long, value_enum, default_value = "spawns")]
+    pub sort: Sort,
     /// Groups shown; the others are summed up in one
     #[arg(long, value_name = "N", default_value_t = 20,
           value_parser = clap::value_parser!(u32).range(1..=10_000))]

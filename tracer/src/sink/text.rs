@@ -14,7 +14,7 @@ use crate::{
     text::{bytes, clip, count, duration, fit, visible},
 };
 
-mod summary;
+pub mod summary;
 
 /// How long a spawn waits for its child's exec.
 const MOMENT: Duration = Duration::from_millis(250);

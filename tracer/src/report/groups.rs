@@ -1,0 +1,561 @@
+//! Who spawned what: records by mechanism, name, control group and size of the parent, in a
+//! table that stays small whatever was recorded.
+
+use std::collections::{HashMap, VecDeque};
+
+use serde::Serialize;
+
+use crate::{
+    cli::{By, Sort},
+    histogram::Sparse,
+    record::Distribution,
+    recording::entry::{Exec, Exit, Ledger, Spawn, SpawnFailure, SpawnUpdate},
+};
+
+/// Groups kept at once. When there are more, those with the fewest records are folded into
+/// the other ones.
+const MOST: usize = 1 << 14;
+/// Children whose group is remembered, for what comes of them later.
+const MOST_CHILDREN: usize = 1 << 16;
+/// The cell of all that have no group of their own.
+const OTHER: u32 = 0;
+
+/// A power of two, with its lower edge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Size {
+    /// From here on, bytes.
+    pub from_bytes: u64,
+    /// Up to below here.
+    pub to_bytes: u64,
+}
+
+impl Size {
+    /// The number of the class that so many bytes fall into.
+    fn class(bytes: u64) -> u8 {
+        (bytes >> 20).checked_ilog2().map_or(0, |log| log as u8 + 1)
+    }
+
+    fn of_class(class: u8) -> Self {
+        let edge = |class: u8| if class == 0 { 0 } else { 1 << (class + 19).min(63) };
+        Self { from_bytes: edge(class), to_bytes: edge(class + 1) }
+    }
+}
+
+/// What makes a group; null where it is not known, or not asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Key {
+    /// How it was made.
+    pub mechanism: Option<String>,
+    /// Name of the parent; of the process itself for execs and ends.
+    pub comm: Option<String>,
+    /// Control group.
+    pub cgroup: Option<String>,
+    /// Memory of the parent.
+    pub parent_size: Option<Size>,
+}
+
+/// What a group of spawns comes to.
+#[derive(Clone, Debug, Serialize)]
+pub struct Spawned {
+    /// Which; of the other ones, none.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Key>,
+    /// Spawns.
+    pub spawns: u64,
+    /// Creating calls that failed.
+    pub spawn_failures: u64,
+    /// Time in creating calls, all together.
+    pub call_total_ns: u64,
+    /// Copy-on-write faults in ledgers.
+    pub cow_faults: u64,
+    /// Those that copied the page.
+    pub cow_copied: u64,
+    /// Memory that the copies took.
+    pub cow_copied_bytes: u64,
+    /// Creating calls, entry to return.
+    pub spawn_latency: Option<Distribution>,
+    /// The part of it that the parent stood frozen.
+    pub blocked: Option<Distribution>,
+    /// The part of it spent duplicating the address space.
+    pub copy: Option<Distribution>,
+    /// Until the child first ran.
+    pub start_delay: Option<Distribution>,
+}
+
+/// What a group of programs comes to.
+#[derive(Clone, Debug, Serialize)]
+pub struct Ran {
+    /// Which; of the other ones, none.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Key>,
+    /// Execs that succeeded.
+    pub execs: u64,
+    /// Execs that failed.
+    pub exec_failures: u64,
+    /// Tasks that ended.
+    pub exits: u64,
+    /// Successful execs.
+    pub exec_latency: Option<Distribution>,
+    /// Spawn to exec.
+    pub since_spawn: Option<Distribution>,
+    /// Processes.
+    pub lifetime: Option<Distribution>,
+}
+
+#[derive(Clone, Default)]
+struct Counts {
+    spawns: u64,
+    spawn_failures: u64,
+    execs: u64,
+    exec_failures: u64,
+    exits: u64,
+    cow_faults: u64,
+    cow_copied: u64,
+    cow_copied_bytes: u64,
+}
+
+/// What is gathered of a group.
+#[derive(Clone, Default)]
+pub struct Cell {
+    counts: Counts,
+    records: u64,
+    latency: Sparse,
+    blocked: Sparse,
+    start_delay: Sparse,
+    copy: Sparse,
+    exec: Sparse,
+    since_spawn: Sparse,
+    lifetime: Sparse,
+}
+
+impl Cell {
+    fn merge(&mut self, other: &Self) {
+        let (a, b) = (&mut self.counts, &other.counts);
+        a.spawns += b.spawns;
+        a.spawn_failures += b.spawn_failures;
+        a.execs += b.execs;
+        a.exec_failures += b.exec_failures;
+        a.exits += b.exits;
+        a.cow_faults += b.cow_faults;
+        a.cow_copied += b.cow_copied;
+        a.cow_copied_bytes += b.cow_copied_bytes;
+        self.records += other.records;
+        self.latency.merge(&other.latency);
+        self.blocked.merge(&other.blocked);
+        self.start_delay.merge(&other.start_delay);
+        self.copy.merge(&other.copy);
+        self.exec.merge(&other.exec);
+        self.since_spawn.merge(&other.since_spawn);
+        self.lifetime.merge(&other.lifetime);
+    }
+
+    fn timed(&mut self, latency: Option<u64>, blocked: Option<u64>, start_delay: Option<u64>) {
+        let pairs = [
+            (&mut self.latency, latency),
+            (&mut self.blocked, blocked),
+            (&mut self.start_delay, start_delay),
+        ];
+        for (histogram, ns) in pairs {
+            if let Some(ns) = ns {
+                histogram.record(ns);
+            }
+        }
+    }
+}
+
+/// How a cell is shown.
+pub trait Shape {
+    /// With the key it is shown under.
+    fn of(cell: &Cell, key: Option<Key>) -> Self;
+}
+
+impl Shape for Spawned {
+    fn of(cell: &Cell, key: Option<Key>) -> Self {
+        Self {
+            key,
+            spawns: cell.counts.spawns,
+            spawn_failures: cell.counts.spawn_failures,
+            call_total_ns: u64::try_from(cell.latency.sum).unwrap_or(u64::MAX),
+            cow_faults: cell.counts.cow_faults,
+            cow_copied: cell.counts.cow_copied,
+            cow_copied_bytes: cell.counts.cow_copied_bytes,
+            spawn_latency: cell.latency.distribution(),
+            blocked: cell.blocked.distribution(),
+            copy: cell.copy.distribution(),
+            start_delay: cell.start_delay.distribution(),
+        }
+    }
+}
+
+impl Shape for Ran {
+    fn of(cell: &Cell, key: Option<Key>) -> Self {
+        Self {
+            key,
+            execs: cell.counts.execs,
+            exec_failures: cell.counts.exec_failures,
+            exits: cell.counts.exits,
+            exec_latency: cell.exec.distribution(),
+            since_spawn: cell.since_spawn.distribution(),
+            lifetime: cell.lifetime.distribution(),
+        }
+    }
+}
+
+/// A table of groups: of spawns, or of programs.
+pub struct Groups {
+    by: [bool; 4],
+    cells: Vec<Cell>,
+    index: HashMap<Box<[u8]>, u32>,
+    key: Vec<u8>,
+    children: HashMap<(u32, u64), u32>,
+    oldest: VecDeque<(u32, u64)>,
+    most: usize,
+    /// A group that is not shown, or is shown with too few, had at most so many records then.
+    folded_below: u64,
+}
+
+/// The groups at the end.
+pub struct Shown<T> {
+    /// The largest ones.
+    pub groups: Vec<T>,
+    /// All others together.
+    pub other: T,
+    /// How many those are, as far as they were kept apart.
+    pub others: u64,
+    /// Where there were too many to keep apart: no group had more records when it was folded
+    /// into the others.
+    pub folded_below: Option<u64>,
+}
+
+impl Groups {
+    /// An empty table.
+    #[must_use]
+    pub fn new(by: &[By]) -> Self {
+        Self {
+            by: [By::Mechanism, By::Comm, By::Cgroup, By::Size].map(|one| by.contains(&one)),
+            cells: vec![Cell::default()],
+            index: HashMap::new(),
+            key: Vec::new(),
+            children: HashMap::new(),
+            oldest: VecDeque::new(),
+            most: MOST,
+            folded_below: 0,
+        }
+    }
+
+    /// Another session of tracing begins: its pids have nothing to do with those before.
+    pub fn section(&mut self) {
+        self.children.clear();
+        self.oldest.clear();
+    }
+
+    fn cell(
+        &mut self,
+        mechanism: Option<&str>,
+        comm: Option<&str>,
+        cgroup: Option<&str>,
+        rss: Option<u64>,
+    ) -> u32 {
+        // 0xff and 0xfe are no part of any UTF-8: no two groups have the same key.
+        self.key.clear();
+        let [by_mechanism, by_comm, by_cgroup, by_size] = self.by;
+        for (wanted, text) in [(by_mechanism, mechanism), (by_comm, comm), (by_cgroup, cgroup)] {
+            match text.filter(|_| wanted) {
+                Some(text) => self.key.extend(text.as_bytes()),
+                None => self.key.push(0xfe),
+            }
+            self.key.push(0xff);
+        }
+        self.key.push(rss.filter(|_| by_size).map_or(0xfe, Size::class));
+        if let Some(&cell) = self.index.get(&self.key[..]) {
+            self.cells[cell as usize].records += 1;
+            return cell;
+        }
+        if self.cells.len() > self.most {
+            self.fold();
+        }
+        let cell = self.cells.len() as u32;
+        self.cells.push(Cell { records: 1, ..Cell::default() });
+        self.index.insert(self.key.clone().into_boxed_slice(), cell);
+        cell
+    }
+
+    /// Folds the smaller half into the others.
+    fn fold(&mut self) {
+        let mut sizes: Vec<u64> = self.cells[1..].iter().map(|cell| cell.records).collect();
+        let middle = sizes.len() / 2;
+        let (_, &mut median, _) = sizes.select_nth_unstable(middle);
+        let mut room = self.most / 2;
+        let mut moved = vec![OTHER; self.cells.len()];
+        let mut kept = vec![std::mem::take(&mut self.cells[0])];
+        for (at, cell) in self.cells.iter_mut().enumerate().skip(1) {
+            if cell.records >= median && room > 0 {
+                room -= 1;
+                moved[at] = kept.len() as u32;
+                kept.push(std::mem::take(cell));
+            } else {
+                self.folded_below = self.folded_below.max(cell.records);
+                kept[0].merge(cell);
+            }
+        }
+        self.cells = kept;
+        self.index.retain(|_, cell| {
+            *cell = moved[*cell as usize];
+            *cell != OTHER
+        });
+        for cell in self.children.values_mut() {
+            *cell = moved[*cell as usize];
+        }
+    }
+
+    fn remember(&mut self, child: (u32, u64), cell: u32) {
+        if self.children.insert(child, cell).is_none() {
+            self.oldest.push_back(child);
+        }
+        if self.oldest.len() > MOST_CHILDREN
+            && let Some(oldest) = self.oldest.pop_front()
+        {
+            self.children.remove(&oldest);
+        }
+    }
+
+    /// Takes a spawn.
+    pub fn spawn(&mut self, spawn: &Spawn<'_>) {
+        let cgroup = spawn.cgroup.as_deref();
+        let (mechanism, comm) = (Some(&*spawn.mechanism), Some(&*spawn.parent.comm));
+        let index = self.cell(mechanism, comm, cgroup, spawn.parent_rss_bytes);
+        self.remember((spawn.child.tid, spawn.child.start_time), index);
+        let cell = &mut self.cells[index as usize];
+        cell.counts.spawns += 1;
+        cell.timed(spawn.latency_ns, spawn.blocked_ns, spawn.start_delay_ns);
+        if let Some(ns) = spawn.copy_ns {
+            cell.copy.record(ns);
+        }
+    }
+
+    /// Takes what was missing of a spawn.
+    pub fn spawn_update(&mut self, update: &SpawnUpdate<'_>) {
+        let child = (update.child.tid, update.child.start_time);
+        let index = self.children.get(&child).copied().unwrap_or(OTHER);
+        self.cells[index as usize].timed(
+            update.latency_ns,
+            update.blocked_ns,
+            update.start_delay_ns,
+        );
+    }
+
+    /// Takes a creating call that failed.
+    pub fn spawn_failure(&mut self, failure: &SpawnFailure<'_>) {
+        let cell = self.cell(None, Some(&failure.parent.comm), failure.cgroup.as_deref(), None);
+        self.cells[cell as usize].counts.spawn_failures += 1;
+    }
+
+    /// Takes an exec.
+    pub fn exec(&mut self, exec: &Exec<'_>) {
+        let mechanism = exec.mechanism.as_deref();
+        let index = self.cell(mechanism, Some(&exec.comm), exec.cgroup.as_deref(), None);
+        let cell = &mut self.cells[index as usize];
+        if exec.errno.is_some() {
+            cell.counts.exec_failures += 1;
+            return;
+        }
+        cell.counts.execs += 1;
+        if let Some(ns) = exec.latency_ns {
+            cell.exec.record(ns);
+        }
+        if let Some(ns) = exec.since_spawn_ns {
+            cell.since_spawn.record(ns);
+        }
+    }
+
+    /// Takes an end.
+    pub fn exit(&mut self, exit: &Exit<'_>) {
+        let mechanism = exit.mechanism.as_deref();
+        let index = self.cell(mechanism, Some(&exit.comm), exit.cgroup.as_deref(), None);
+        let cell = &mut self.cells[index as usize];
+        cell.counts.exits += 1;
+        if let (true, Some(ns)) = (exit.group_dead, exit.lifetime_ns) {
+            cell.lifetime.record(ns);
+        }
+    }
+
+    /// Takes a ledger: it belongs to the spawn that it is of.
+    pub fn cow(&mut self, cow: &Ledger<'_>) {
+        let index = match self.children.get(&(cow.child.pid, cow.child.start_time)) {
+            Some(&index) => index,
+            None => self.cell(None, Some(&cow.parent.comm), None, None),
+        };
+        let counts = &mut self.cells[index as usize].counts;
+        for side in [&cow.parent, &cow.child] {
+            counts.cow_faults += side.faults;
+            counts.cow_copied += side.copied;
+            counts.cow_copied_bytes += side.copied_bytes;
+        }
+    }
+
+    /// The `top` largest, and the rest.
+    #[must_use]
+    pub fn shown<T: Shape>(mut self, top: usize, sort: Sort) -> Shown<T> {
+        let mut order: Vec<(Box<[u8]>, u32)> = self.index.drain().collect();
+        let rank = |cell: &Cell| {
+            let n = &cell.counts;
+            let made = u128::from(n.spawns + n.execs);
+            let time = cell.latency.sum + cell.exec.sum;
+            let first = match sort {
+                Sort::Spawns => (made, time),
+                Sort::Time => (time, made),
+            };
+            (first, cell.records)
+        };
+        order.sort_by(|(key_a, a), (key_b, b)| {
+            let (a, b) = (&self.cells[*a as usize], &self.cells[*b as usize]);
+            rank(b).cmp(&rank(a)).then_with(|| key_a.cmp(key_b))
+        });
+        let rest = order.split_off(order.len().min(top));
+        let mut other = std::mem::take(&mut self.cells[0]);
+        for (_, cell) in &rest {
+            other.merge(&self.cells[*cell as usize]);
+        }
+        let groups = order
+            .iter()
+            .map(|(key, cell)| T::of(&self.cells[*cell as usize], Some(read_key(key))))
+            .collect();
+        Shown {
+            groups,
+            other: T::of(&other, None),
+            others: rest.len() as u64,
+            folded_below: (self.folded_below > 0).then_some(self.folded_below),
+        }
+    }
+}
+
+fn read_key(bytes: &[u8]) -> Key {
+    let mut parts = bytes.splitn(4, |&b| b == 0xff);
+    let mut text = || {
+        let part = parts.next().unwrap_or_default();
+        (part != [0xfe]).then(|| String::from_utf8_lossy(part).into_owned())
+    };
+    let (mechanism, comm, cgroup) = (text(), text(), text());
+    let class = parts.next().and_then(|part| part.first().copied());
+    let parent_size = class.filter(|&class| class != 0xfe).map(Size::of_class);
+    Key { mechanism, comm, cgroup, parent_size }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recording::entry::{Child, Parent, Text};
+
+    fn text(text: &str) -> Text<'_> {
+        Text(text.into())
+    }
+
+    fn spawn<'a>(comm: &'a str, pid: u32, rss: u64) -> Spawn<'a> {
+        Spawn {
+            time: text(""),
+            mechanism: text("fork"),
+            syscall: None,
+            clone_flags: Vec::new(),
+            parent: Parent { pid: 1, tid: 1, comm: text(comm), start_time: 1 },
+            child: Child { pid, tid: pid, ns_pid: None, start_time: 9 },
+            uid: None,
+            cgroup: Some(text("/a")),
+            latency_ns: Some(1000),
+            blocked_ns: None,
+            copy_ns: Some(500),
+            start_delay_ns: None,
+            parent_rss_bytes: Some(rss),
+            parent_page_table_bytes: None,
+            parent_vmas: None,
+            parent_threads: None,
+            lossy: false,
+        }
+    }
+
+    #[test]
+    fn sizes_are_powers_of_two() {
+        for (bytes, from, to) in [
+            (0, 0, 1 << 20),
+            ((1 << 20) - 1, 0, 1 << 20),
+            (1 << 20, 1 << 20, 2 << 20),
+            ((2 << 20) - 1, 1 << 20, 2 << 20),
+            (3 << 30, 2 << 30, 4 << 30),
+        ] {
+            let size = Size::of_class(Size::class(bytes));
+            assert_eq!((size.from_bytes, size.to_bytes), (from, to), "{bytes}");
+        }
+        assert!(Size::of_class(Size::class(u64::MAX)).from_bytes > 0);
+    }
+
+    #[test]
+    fn nothing_is_lost_between_the_groups_and_the_others() {
+        let mut groups = Groups::new(&[By::Mechanism, By::Comm, By::Cgroup, By::Size]);
+        groups.most = 64;
+        // One that is there all the time, among many that come and go.
+        for n in 0..5000 {
+            groups.spawn(&spawn("steady", 2 * n, 5 << 20));
+            groups.spawn(&spawn(&format!("name{n}"), 2 * n + 1, 0));
+        }
+        assert!(groups.cells.len() <= 65 && groups.index.len() <= 64);
+        let shown: Shown<Spawned> = groups.shown(3, Sort::Spawns);
+        let first = &shown.groups[0];
+        let key = first.key.as_ref().unwrap();
+        assert_eq!((first.spawns, key.comm.as_deref()), (5000, Some("steady")));
+        assert_eq!(key.parent_size.unwrap().from_bytes, 4 << 20);
+        let all = shown.groups.iter().map(|group| group.spawns).sum::<u64>() + shown.other.spawns;
+        assert_eq!(all, 10_000);
+        let times: u64 = shown.groups.iter().map(|group| group.call_total_ns).sum();
+        assert_eq!(times + shown.other.call_total_ns, 10_000 * 1000);
+        assert_eq!(shown.folded_below, Some(1));
+    }
+
+    #[test]
+    fn what_is_not_asked_for_makes_no_group() {
+        let mut groups = Groups::new(&[By::Comm]);
+        groups.spawn(&spawn("a", 1, 0));
+        groups.spawn(&spawn("a", 2, 1 << 30));
+        groups.spawn(&spawn("", 3, 1 << 30));
+        let shown: Shown<Spawned> = groups.shown(9, Sort::Time);
+        assert_eq!(shown.groups.len(), 2);
+        let key = shown.groups[0].key.clone().unwrap();
+        let expected = Key { comm: Some("a".into()), ..Key::default() };
+        assert_eq!((shown.groups[0].spawns, key), (2, expected));
+        assert_eq!(shown.groups[1].key.as_ref().unwrap().comm.as_deref(), Some(""));
+    }
+
+    #[test]
+    fn a_ledger_goes_to_the_spawn_that_it_is_of() {
+        let mut groups = Groups::new(&[By::Mechanism]);
+        groups.spawn(&spawn("a", 7, 0));
+        let side = |pid, copied| crate::recording::entry::CowSide {
+            pid,
+            comm: text("a"),
+            start_time: 9,
+            faults: copied,
+            copied,
+            reused: 0,
+            copied_bytes: copied * 4096,
+            stall_ns: None,
+        };
+        let ledger = |pid| Ledger {
+            time: text(""),
+            parent: side(1, 10),
+            child: side(pid, 5),
+            end: text("exit"),
+            duration_ns: 1,
+            overlapping: false,
+            carried_over: 0,
+            huge_splits: 0,
+            hugetlb_copied_bytes: None,
+            latency: Default::default(),
+            curve: Vec::new(),
+            lossy: false,
+        };
+        groups.cow(&ledger(7));
+        groups.section();
+        groups.cow(&ledger(7));
+        let shown: Shown<Spawned> = groups.shown(9, Sort::Spawns);
+        let found: Vec<_> = shown.groups.iter().map(|g| (g.spawns, g.cow_copied)).collect();
+        assert_eq!(found, [(1, 15), (0, 15)]);
+    }
+}

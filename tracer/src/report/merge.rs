@@ -1,0 +1,547 @@
+//! The summaries of many recordings as one: the kernel's own counts where a recording has
+//! them, else what its records say; and where the two disagree.
+
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashMap},
+};
+
+use serde::Serialize;
+
+use crate::{
+    histogram::Gathered,
+    record::{ByMechanism, Counters, Histograms, LostTotals, Summary},
+    recording::{Entry, entry},
+};
+
+/// Spawns without a latency that are remembered: those whose calls take long are few.
+const MOST_INCOMPLETE: usize = 1 << 16;
+
+type Named = BTreeMap<String, Gathered>;
+
+/// Every distribution of a summary.
+#[derive(Clone, Debug, Default)]
+pub struct Distributions {
+    spawn_latency: Named,
+    blocked: Named,
+    start_delay: Named,
+    copy: Gathered,
+    exec_latency: Gathered,
+    since_spawn: Gathered,
+    lifetime: Gathered,
+    cow_fault: Named,
+}
+
+fn named<'a>(all: &'a mut Named, name: &str) -> &'a mut Gathered {
+    if !all.contains_key(name) {
+        all.insert(name.to_owned(), Gathered::default());
+    }
+    all.get_mut(name).expect("it has just been put there")
+}
+
+impl Distributions {
+    /// Each with the name it has in a list: `spawn_latency fork`, `exec_latency`.
+    pub fn each(&self) -> impl Iterator<Item = (&'static str, Option<&str>, &Gathered)> {
+        let many = [
+            ("spawn_latency", &self.spawn_latency),
+            ("blocked", &self.blocked),
+            ("start_delay", &self.start_delay),
+            ("cow_fault", &self.cow_fault),
+        ];
+        let one = [
+            ("copy", &self.copy),
+            ("exec_latency", &self.exec_latency),
+            ("since_spawn", &self.since_spawn),
+            ("lifetime", &self.lifetime),
+        ];
+        many.into_iter()
+            .flat_map(|(what, all)| {
+                all.iter().map(move |(label, gathered)| (what, Some(&**label), gathered))
+            })
+            .chain(one.into_iter().map(|(what, gathered)| (what, None, gathered)))
+    }
+
+    fn merge(&mut self, other: &Self) {
+        let Self {
+            spawn_latency,
+            blocked,
+            start_delay,
+            copy,
+            exec_latency,
+            since_spawn,
+            lifetime,
+            cow_fault,
+        } = self;
+        for (all, more) in [
+            (spawn_latency, &other.spawn_latency),
+            (blocked, &other.blocked),
+            (start_delay, &other.start_delay),
+            (cow_fault, &other.cow_fault),
+        ] {
+            more.iter().for_each(|(name, gathered)| named(all, name).merge(gathered));
+        }
+        copy.merge(&other.copy);
+        exec_latency.merge(&other.exec_latency);
+        since_spawn.merge(&other.since_spawn);
+        lifetime.merge(&other.lifetime);
+    }
+
+    /// Adds what a summary has; every histogram that cannot be read is in the error.
+    fn merge_written(&mut self, written: &entry::Histograms) -> Result<(), String> {
+        let mut wrong = Vec::new();
+        let mut take = |into: &mut Gathered, name: &str, d: &entry::Distribution| {
+            if let Err(why) = into.merge_written(&d.hdr, d.count, d.mean_ns) {
+                wrong.push(format!("{name}: {why}"));
+            }
+        };
+        for (what, into, from) in [
+            ("spawn_latency", &mut self.spawn_latency, &written.spawn_latency),
+            ("blocked", &mut self.blocked, &written.blocked),
+            ("start_delay", &mut self.start_delay, &written.start_delay),
+            ("cow_fault", &mut self.cow_fault, &written.cow_fault),
+        ] {
+            for (label, d) in from {
+                take(named(into, label), &format!("{what} {label}"), d);
+            }
+        }
+        for (what, into, from) in [
+            ("copy", &mut self.copy, &written.copy),
+            ("exec_latency", &mut self.exec_latency, &written.exec_latency),
+            ("since_spawn", &mut self.since_spawn, &written.since_spawn),
+            ("lifetime", &mut self.lifetime, &written.lifetime),
+        ] {
+            if let Some(d) = from {
+                take(into, what, d);
+            }
+        }
+        if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ")) }
+    }
+
+    fn written(&self) -> Histograms {
+        let by = |all: &Named| -> ByMechanism {
+            all.iter()
+                .filter_map(|(name, gathered)| {
+                    Some((Cow::Owned(name.clone()), gathered.distribution()?))
+                })
+                .collect()
+        };
+        Histograms {
+            spawn_latency: by(&self.spawn_latency),
+            blocked: by(&self.blocked),
+            start_delay: by(&self.start_delay),
+            copy: self.copy.distribution(),
+            exec_latency: self.exec_latency.distribution(),
+            since_spawn: self.since_spawn.distribution(),
+            lifetime: self.lifetime.distribution(),
+            cow_fault: by(&self.cow_fault),
+        }
+    }
+}
+
+/// Totals as far as they are known.
+#[derive(Clone, Debug, Default)]
+struct Totals {
+    spawns: BTreeMap<String, u64>,
+    spawn_failures: u64,
+    execs: u64,
+    exec_failures: u64,
+    exits: u64,
+    cow_copied: u64,
+    cow_reused: u64,
+}
+
+/// Adds where there is something to add: what was never measured stays unknown.
+fn plus(sum: &mut Option<u64>, more: Option<u64>) {
+    if let Some(more) = more {
+        *sum = Some(sum.unwrap_or(0) + more);
+    }
+}
+
+fn merge_counters(sum: &mut Counters, more: &Counters) {
+    if let Some(more) = &more.spawns {
+        let spawns = sum.spawns.get_or_insert_default();
+        more.iter().for_each(|(name, n)| *spawns.entry(name.clone()).or_default() += n);
+    }
+    plus(&mut sum.spawn_failures, more.spawn_failures);
+    plus(&mut sum.execs, more.execs);
+    plus(&mut sum.exec_failures, more.exec_failures);
+    plus(&mut sum.exits, more.exits);
+    plus(&mut sum.cow_faults, more.cow_faults);
+    plus(&mut sum.cow_copied, more.cow_copied);
+    plus(&mut sum.cow_reused, more.cow_reused);
+}
+
+/// Where totals and histograms of a recording are from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// Counted in the kernel: what was lost on the way bends none of it.
+    Kernel,
+    /// From its records: its summary is missing.
+    Records,
+}
+
+/// One session of tracing in a recording.
+#[derive(Clone, Debug, Serialize)]
+pub struct Section {
+    /// The recording.
+    pub recording: String,
+    /// The machine; null without a header, like what follows.
+    pub host: Option<String>,
+    /// Its kernel.
+    pub kernel: Option<String>,
+    /// Its architecture.
+    pub arch: Option<String>,
+    /// What measured.
+    pub backend: Option<String>,
+    /// That boot of it.
+    pub boot_id: Option<String>,
+    /// When it began.
+    pub time: Option<String>,
+    /// Time of the last record.
+    pub until: Option<String>,
+    /// How long it was traced, where that is known.
+    pub duration_ns: Option<u64>,
+    /// Records in it.
+    pub records: u64,
+    /// Where the figures are from.
+    pub source: Source,
+    /// What is missing from the stream.
+    pub lost: LostTotals,
+}
+
+/// Where the kernel's count and the records differ.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Disagreement {
+    /// Which recording.
+    pub recording: String,
+    /// Of what.
+    pub what: String,
+    /// Counted in the kernel.
+    pub kernel: u64,
+    /// Found among the records.
+    pub records: u64,
+    /// Records that are said to be lost: they may explain it.
+    pub lost: u64,
+}
+
+/// Sections under way and done.
+#[derive(Default)]
+pub struct Merge {
+    current: Option<Open>,
+    /// Those that are done.
+    pub sections: Vec<Section>,
+    /// Between kernel and records.
+    pub disagreements: Vec<Disagreement>,
+    counters: Counters,
+    distributions: Distributions,
+    lost: LostTotals,
+    duration_ns: u64,
+}
+
+/// A section under way: what its records say, until there is a summary.
+struct Open {
+    section: Section,
+    first_time: Option<String>,
+    /// RFC 3339 in UTC with a fixed number of digits: comparing text compares times.
+    last_time: String,
+    totals: Totals,
+    seen: Distributions,
+    /// Mechanisms of spawns that were written before their calls had returned.
+    incomplete: HashMap<(u32, u64), String>,
+    /// What was lost by its own account so far.
+    lost: LostTotals,
+    summed_up: bool,
+}
+
+impl Open {
+    fn new(recording: &str, header: Option<&entry::Header>) -> Self {
+        let of = |field: fn(&entry::Header) -> &String| header.map(|header| field(header).clone());
+        Self {
+            section: Section {
+                recording: recording.to_owned(),
+                host: of(|h| &h.host),
+                kernel: of(|h| &h.kernel),
+                arch: of(|h| &h.arch),
+                backend: of(|h| &h.backend),
+                boot_id: of(|h| &h.boot_id),
+                time: of(|h| &h.time),
+                until: None,
+                duration_ns: None,
+                records: 0,
+                source: Source::Records,
+                lost: LostTotals::default(),
+            },
+            first_time: None,
+            last_time: String::new(),
+            totals: Totals::default(),
+            seen: Distributions::default(),
+            incomplete: HashMap::new(),
+            lost: LostTotals::default(),
+            summed_up: false,
+        }
+    }
+
+    fn at(&mut self, time: &str) {
+        if self.first_time.is_none() {
+            self.first_time = Some(time.to_owned());
+        }
+        if *time > *self.last_time {
+            self.last_time.clear();
+            self.last_time.push_str(time);
+        }
+    }
+
+    fn timed(
+        &mut self,
+        mechanism: &str,
+        latency: Option<u64>,
+        blocked: Option<u64>,
+        start_delay: Option<u64>,
+    ) {
+        for (all, ns) in [
+            (&mut self.seen.spawn_latency, latency),
+            (&mut self.seen.blocked, blocked),
+            (&mut self.seen.start_delay, start_delay),
+        ] {
+            if let Some(ns) = ns {
+                named(all, mechanism).record(ns);
+            }
+        }
+    }
+
+    fn take(&mut self, entry: &Entry<'_>) {
+        self.section.records += 1;
+        match entry {
+            Entry::Header(_) | Entry::Summary(_) | Entry::Profile => {}
+            Entry::Spawn(spawn) => {
+                self.at(&spawn.time);
+                match self.totals.spawns.get_mut(&*spawn.mechanism) {
+                    Some(n) => *n += 1,
+                    None => {
+                        self.totals.spawns.insert(spawn.mechanism.to_string(), 1);
+                    }
+                }
+                let (latency, blocked) = (spawn.latency_ns, spawn.blocked_ns);
+                self.timed(&spawn.mechanism, latency, blocked, spawn.start_delay_ns);
+                if let Some(ns) = spawn.copy_ns {
+                    self.seen.copy.record(ns);
+                }
+                if spawn.latency_ns.is_none() && self.incomplete.len() < MOST_INCOMPLETE {
+                    let child = (spawn.child.tid, spawn.child.start_time);
+                    self.incomplete.insert(child, spawn.mechanism.to_string());
+                }
+            }
+            Entry::SpawnUpdate(update) => {
+                self.at(&update.time);
+                let child = (update.child.tid, update.child.start_time);
+                if let Some(mechanism) = self.incomplete.remove(&child) {
+                    let (latency, blocked) = (update.latency_ns, update.blocked_ns);
+                    self.timed(&mechanism, latency, blocked, update.start_delay_ns);
+                }
+            }
+            Entry::SpawnFailure(failure) => {
+                self.at(&failure.time);
+                self.totals.spawn_failures += 1;
+            }
+            Entry::Exec(exec) => {
+                self.at(&exec.time);
+                if exec.errno.is_some() {
+                    self.totals.exec_failures += 1;
+                    return;
+                }
+                self.totals.execs += 1;
+                if let Some(ns) = exec.latency_ns {
+                    self.seen.exec_latency.record(ns);
+                }
+                if let Some(ns) = exec.since_spawn_ns {
+                    self.seen.since_spawn.record(ns);
+                }
+            }
+            Entry::Exit(exit) => {
+                self.at(&exit.time);
+                self.totals.exits += 1;
+                if let (true, Some(ns)) = (exit.group_dead, exit.lifetime_ns) {
+                    self.seen.lifetime.record(ns);
+                }
+            }
+            Entry::Cow(cow) => {
+                self.at(&cow.time);
+                self.totals.cow_copied += cow.parent.copied + cow.child.copied;
+                self.totals.cow_reused += cow.parent.reused + cow.child.reused;
+            }
+            Entry::CowFault(fault) => {
+                self.at(&fault.time);
+                named(&mut self.seen.cow_fault, &fault.role).record(fault.latency_ns);
+            }
+            Entry::Lost(lost) => {
+                self.at(&lost.time);
+                match &*lost.stage {
+                    "kernel" => self.lost.kernel += lost.count,
+                    "sink" => self.lost.sink += lost.count,
+                    _ => self.lost.decode += lost.count,
+                }
+            }
+        }
+    }
+
+    /// What its records sum up to; what no record tells of is unknown.
+    fn counters(&self) -> Counters {
+        let totals = &self.totals;
+        let any = |n: u64| (n > 0).then_some(n);
+        Counters {
+            spawns: (!totals.spawns.is_empty()).then(|| {
+                totals.spawns.iter().map(|(name, n)| (Cow::Owned(name.clone()), *n)).collect()
+            }),
+            spawn_failures: any(totals.spawn_failures),
+            execs: any(totals.execs),
+            exec_failures: any(totals.exec_failures),
+            exits: any(totals.exits),
+            cow_faults: any(totals.cow_copied + totals.cow_reused),
+            cow_copied: any(totals.cow_copied),
+            cow_reused: any(totals.cow_reused),
+        }
+    }
+
+    fn disagreements(
+        &self,
+        summary: &entry::Summary,
+        from_kernel: &Distributions,
+    ) -> Vec<Disagreement> {
+        let lost = summary.lost.total();
+        let mut all = Vec::new();
+        let mut compare = |what: String, kernel: Option<u64>, records: u64| {
+            if let Some(kernel) = kernel.filter(|&kernel| kernel != records) {
+                let recording = self.section.recording.clone();
+                all.push(Disagreement { recording, what, kernel, records, lost });
+            }
+        };
+        let (counters, totals) = (&summary.counters, &self.totals);
+        if let Some(spawns) = &counters.spawns {
+            for (mechanism, &n) in spawns {
+                let records = totals.spawns.get(mechanism).copied().unwrap_or(0);
+                compare(format!("spawns, {mechanism}"), Some(n), records);
+            }
+        }
+        compare("failed calls".into(), counters.spawn_failures, totals.spawn_failures);
+        compare("execs".into(), counters.execs, totals.execs);
+        compare("failed execs".into(), counters.exec_failures, totals.exec_failures);
+        compare("exits".into(), counters.exits, totals.exits);
+        // The kernel's totals have faults that are in no ledger; the ledgers have no others.
+        for (what, kernel, records) in [
+            ("copied pages", counters.cow_copied, totals.cow_copied),
+            ("reused pages", counters.cow_reused, totals.cow_reused),
+        ] {
+            compare(what.into(), kernel.filter(|&kernel| kernel < records), records);
+        }
+        // Percentiles from the records would be of so many values fewer.
+        let records: BTreeMap<_, _> = self
+            .seen
+            .each()
+            .map(|(what, label, gathered)| ((what, label), gathered.count()))
+            .collect();
+        for (what, label, gathered) in from_kernel.each() {
+            let seen = records.get(&(what, label)).copied().unwrap_or(0);
+            // Faults have no records but with --faults.
+            if what != "cow_fault" {
+                let label = label.map_or_else(String::new, |label| format!(", {label}"));
+                compare(format!("values of {what}{label}"), Some(gathered.count()), seen);
+            }
+        }
+        all
+    }
+}
+
+impl Merge {
+    /// Takes a record of a recording.
+    ///
+    /// # Errors
+    /// When a summary's histograms cannot be read; the records stand in for them.
+    pub fn take(&mut self, recording: &str, entry: &Entry<'_>) -> Result<(), String> {
+        if let Entry::Header(header) = entry {
+            self.close();
+            self.current = Some(Open::new(recording, Some(header)));
+        }
+        let open = self.current.get_or_insert_with(|| Open::new(recording, None));
+        open.take(entry);
+        if let Entry::Summary(summary) = entry {
+            return self.sum_up(summary);
+        }
+        Ok(())
+    }
+
+    fn sum_up(&mut self, summary: &entry::Summary) -> Result<(), String> {
+        let Some(open) = &mut self.current else { return Ok(()) };
+        if open.summed_up {
+            return Err("a second summary of the same session: it is left out".into());
+        }
+        let mut written = Distributions::default();
+        written.merge_written(&summary.histograms).map_err(|why| {
+            format!("its histograms cannot be read ({why}): the records stand in for them")
+        })?;
+        open.summed_up = true;
+        open.section.source = Source::Kernel;
+        open.section.lost = summary.lost;
+        open.section.duration_ns = Some(summary.duration_ns);
+        self.disagreements.extend(open.disagreements(summary, &written));
+        let counters = &summary.counters;
+        let spawns = counters
+            .spawns
+            .as_ref()
+            .map(|spawns| spawns.iter().map(|(name, n)| (Cow::Owned(name.clone()), *n)).collect());
+        let counters = Counters {
+            spawns,
+            spawn_failures: counters.spawn_failures,
+            execs: counters.execs,
+            exec_failures: counters.exec_failures,
+            exits: counters.exits,
+            cow_faults: counters.cow_faults,
+            cow_copied: counters.cow_copied,
+            cow_reused: counters.cow_reused,
+        };
+        merge_counters(&mut self.counters, &counters);
+        self.distributions.merge(&written);
+        Ok(())
+    }
+
+    /// Ends the section under way.
+    pub fn close(&mut self) {
+        let Some(mut open) = self.current.take() else { return };
+        if !open.summed_up {
+            merge_counters(&mut self.counters, &open.counters());
+            self.distributions.merge(&open.seen);
+            open.section.lost = open.lost;
+            let begin = open.section.time.as_ref().or(open.first_time.as_ref());
+            open.section.duration_ns = begin.and_then(|begin| between(begin, &open.last_time));
+        }
+        open.section.until = (!open.last_time.is_empty()).then_some(open.last_time);
+        self.lost.kernel += open.section.lost.kernel;
+        self.lost.decode += open.section.lost.decode;
+        self.lost.sink += open.section.lost.sink;
+        self.duration_ns += open.section.duration_ns.unwrap_or(0);
+        self.sections.push(open.section);
+    }
+
+    /// All of them as one.
+    #[must_use]
+    pub fn summary(&self) -> Summary {
+        Summary {
+            duration_ns: self.duration_ns,
+            counters: self.counters.clone(),
+            lost: self.lost,
+            histograms: self.distributions.written(),
+        }
+    }
+
+    /// Every distribution, merged.
+    #[must_use]
+    pub fn distributions(&self) -> &Distributions {
+        &self.distributions
+    }
+}
+
+/// From one time to another; `None` where either is no time.
+fn between(from: &str, to: &str) -> Option<u64> {
+    let nanoseconds = |text: &str| text.parse::<jiff::Timestamp>().ok().map(|t| t.as_nanosecond());
+    u64::try_from(nanoseconds(to)? - nanoseconds(from)?).ok()
+}

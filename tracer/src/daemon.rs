@@ -3,6 +3,7 @@
 use std::{
     collections::HashSet,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -11,7 +12,10 @@ use forkscope_common::{
     cow::{Copies, Paid, Place, ROLES, Role},
     event::Counters as Raw,
 };
-use tokio::io::{Interest, unix::AsyncFd};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::Notify,
+};
 
 use crate::{
     command::{Command, Signals},
@@ -20,12 +24,13 @@ use crate::{
     failure::{Failure, Why},
     kernel::{
         backend::{COW_FAULT, Measurement, Part, State},
+        books::Totals,
         cgroups::Cgroups,
         clock_ns,
         host::Host,
         load::Live,
     },
-    plan::Plan,
+    plan::{Measures, Plan},
     procfs,
     record::{Header, Lost, LostTotals, MeasureNote, Record, SCHEMA, Summary},
     sink::Writer,
@@ -34,8 +39,11 @@ use crate::{
 
 /// How often what waits in the ring is fetched when nobody rings.
 const TICK: Duration = Duration::from_millis(50);
-/// How often the kernel side's books are looked at.
+/// How often losses are looked for.
 const AUDIT: Duration = Duration::from_secs(1);
+/// How often the histograms are read, so that no bucket wraps: 2^32 in a minute are 70 million a
+/// second.
+const COLLECT: Duration = Duration::from_secs(60);
 /// Events taken from the ring before anything else gets its turn.
 const BATCH: usize = 2048;
 
@@ -66,6 +74,45 @@ pub trait Consumer {
     fn stopped(&self) -> bool {
         false
     }
+    /// Whether it wants records; without them events are seen, and not tied together.
+    fn wants_records(&self) -> bool {
+        true
+    }
+    /// Sees an event on its way.
+    fn see(&mut self, _event: &Event) {}
+    /// Many times a second: whether it wants to look at the books.
+    fn tick(&mut self) -> bool {
+        false
+    }
+    /// Looks at the books: after a tick that wanted to, when asked, and once all is over.
+    fn look(&mut self, _view: View<'_>) {}
+    /// Nothing begins any more: what takes over may begin.
+    fn closed(&mut self) {}
+}
+
+/// What the kernel side has counted, for a consumer that looks.
+pub struct View<'a> {
+    /// Counters as they were before the ring was drained: what they count has been seen, unless
+    /// it was dropped, or is being written at this moment.
+    pub counters: Raw,
+    /// What the open ledgers have besides.
+    pub open: [Role; ROLES],
+    /// Histograms, by slot.
+    pub histograms: &'a [Totals],
+    /// What was lost.
+    pub lost: LostTotals,
+    /// What is measured, as far as there are hooks.
+    pub measures: Measures,
+    /// What there are hooks for.
+    pub sees: stats::Sees,
+    /// By which hook, how well.
+    pub measurements: &'a [Measurement],
+    /// The backend.
+    pub backend: &'static str,
+    /// Hooks that have come off since, and why.
+    pub unhooked: Vec<String>,
+    /// Tracing is over: there is no more to come.
+    pub last: bool,
 }
 
 impl Consumer for Writer {
@@ -112,6 +159,8 @@ pub struct Until {
     pub signals: Option<Signals>,
     /// When nobody reads this descriptor any more.
     pub reader: Option<std::os::fd::RawFd>,
+    /// Does not end it: the consumer is to look at the books.
+    pub asked: Option<Arc<Notify>>,
 }
 
 type AsyncRing = RingBuf<MapData>;
@@ -239,6 +288,26 @@ impl Session {
     /// # Errors
     /// When the kernel refuses one.
     pub fn attach(&mut self) -> Result<Vec<String>, Failure> {
+        let notes = self.hook()?;
+        self.begin()?;
+        Ok(notes)
+    }
+
+    /// Opens the gate of programs that are attached.
+    ///
+    /// # Errors
+    /// As [`Live::begin`].
+    pub fn begin(&mut self) -> Result<(), Failure> {
+        self.live.begin()?;
+        self.began = Instant::now();
+        Ok(())
+    }
+
+    /// Attaches the programs; they record nothing before [`Self::begin`].
+    ///
+    /// # Errors
+    /// When the kernel refuses one.
+    pub fn hook(&mut self) -> Result<Vec<String>, Failure> {
         let before = self.live.notes().len();
         let mut followed = HashSet::new();
         let existing = self.plan.filters.follow && !self.plan.command_only;
@@ -250,8 +319,6 @@ impl Session {
             // Those made while the programs were being attached.
             self.follow_existing(&mut followed)?;
         }
-        self.live.begin()?;
-        self.began = Instant::now();
         let notes = self.live.notes()[before..].to_vec();
         if !self.live.times_faults() {
             for m in self
@@ -291,13 +358,19 @@ struct Run<'a> {
     lost_kernel: u64,
     lost_decode: u64,
     audited: Instant,
+    collected: Instant,
+    /// Whether the consumer wants records.
+    records: bool,
+    /// Records that the ring has given.
+    received: u64,
 }
 
 impl<'a> Run<'a> {
     fn new(session: Session, consumer: &'a mut dyn Consumer) -> Self {
         let (sender, known) = std::sync::mpsc::channel();
         let max_argv = session.plan.max_argv as usize;
-        if session.plan.measures.exit && !session.plan.command_only {
+        let records = consumer.wants_records();
+        if records && session.plan.measures.exit && !session.plan.command_only {
             // Beside the events: on a large machine it takes longer than they may wait.
             let _ = std::thread::Builder::new().name("forkscope-proc".into()).spawn(move || {
                 let _ = sender.send(procfs::command_lines(max_argv));
@@ -314,6 +387,9 @@ impl<'a> Run<'a> {
             lost_kernel: 0,
             lost_decode: 0,
             audited: Instant::now(),
+            collected: Instant::now(),
+            records,
+            received: 0,
         }
     }
 
@@ -348,9 +424,13 @@ impl<'a> Run<'a> {
                     }
                 }
                 () = at(deadline) => break,
+                () = woken(until.asked.as_deref()) => self.look(false),
                 _ = ticks.tick() => {
                     self.drain();
                     self.tick();
+                    if self.consumer.tick() {
+                        self.look(false);
+                    }
                     let closed = until.reader.is_some_and(unread) || self.consumer.stopped();
                     let pointless = closed && (ended.is_none() || code.is_some());
                     if pointless || code.is_some() && self.all_ended() {
@@ -392,7 +472,7 @@ impl<'a> Run<'a> {
 
     /// Takes what the ring has, up to a batch; whether there may be more.
     fn drain(&mut self) -> bool {
-        let mut n = 0;
+        let mut n = 0_usize;
         while n < BATCH {
             let Some(item) = self.session.ring.next() else { break };
             let event = decode(&item);
@@ -403,6 +483,7 @@ impl<'a> Run<'a> {
                 Err(_) => self.decode_errors += 1,
             }
         }
+        self.received += n as u64;
         if n > 0 {
             self.hand_over();
         }
@@ -410,6 +491,10 @@ impl<'a> Run<'a> {
     }
 
     fn event(&mut self, event: Event) {
+        self.consumer.see(&event);
+        if !self.records {
+            return;
+        }
         let cgroup = match &event {
             Event::Spawn(e) => Some(e.cgroup),
             Event::SpawnFailure(e) => Some(e.cgroup),
@@ -452,7 +537,10 @@ impl<'a> Run<'a> {
     /// Notices losses, says them in the stream, and keeps the buckets from wrapping.
     fn audit(&mut self) {
         self.audited = Instant::now();
-        self.session.live.books().histograms();
+        if self.collected.elapsed() >= COLLECT {
+            self.collected = Instant::now();
+            self.session.live.books().histograms();
+        }
         let raw = self.session.live.books().counters();
         let lost = lost_in_kernel(&raw, &self.session.live);
         self.say_lost("kernel", lost - self.lost_kernel);
@@ -462,6 +550,43 @@ impl<'a> Run<'a> {
         if let Some(count) = self.consumer.take_unreported() {
             self.say_lost("sink", count);
         }
+    }
+
+    /// Lets the consumer look at the books, once it has seen the records of what they count.
+    fn look(&mut self, last: bool) {
+        let live = &mut self.session.live;
+        let counters = live.books().counters();
+        let submitted: u64 = counters.stages.iter().map(|stage| stage.submitted).sum();
+        // In a storm the ring never gets empty. What was put in and counted can stand a little
+        // behind what was put in and not yet counted, so one more batch.
+        while self.received < submitted && self.drain() {}
+        self.drain();
+        let live = &mut self.session.live;
+        let mut open = [Role::default(); ROLES];
+        for ledger in live.books().open_ledgers() {
+            for (sum, role) in open.iter_mut().zip(&ledger.roles) {
+                sum.add(role);
+            }
+        }
+        let lost = LostTotals {
+            kernel: lost_in_kernel(&counters, live),
+            decode: self.decode_errors,
+            sink: self.consumer.lost(),
+        };
+        let unhooked = if last { Vec::new() } else { live.unhooked() };
+        let (sees, backend) = (sees(live), live.choice().backend.name());
+        self.consumer.look(View {
+            counters,
+            open,
+            histograms: live.books().recent_histograms(),
+            lost,
+            measures: self.session.plan.measures,
+            sees,
+            measurements: &self.session.measurements,
+            backend,
+            unhooked,
+            last,
+        });
     }
 
     fn say_lost(&mut self, stage: &'static str, count: u64) {
@@ -504,10 +629,13 @@ impl<'a> Run<'a> {
 
     fn finish(&mut self) -> Summary {
         let duration = self.session.began.elapsed();
+        self.session.live.close();
+        self.consumer.closed();
         self.session.live.detach();
         // A program that was running on another CPU at that moment ends within microseconds.
         std::thread::sleep(Duration::from_millis(1));
         while self.drain() {}
+        self.look(true);
         let open = self.show_open_ledgers();
         self.tick();
         self.correlator.flush(&mut self.out);
@@ -554,13 +682,7 @@ impl<'a> Run<'a> {
                  already: they count as lost"
             ));
         }
-        let choice = self.session.live.choice();
-        let measured = |part| choice.of(part).is_some();
-        let sees = stats::Sees {
-            spawn_failures: measured(Part::Calls),
-            exec_failures: measured(Part::Execs),
-            cow: measured(Part::Cow),
-        };
+        let sees = sees(&self.session.live);
         Summary {
             duration_ns: duration.as_nanos() as u64,
             counters: stats::counters(&raw, self.session.plan.measures, sees),
@@ -571,6 +693,16 @@ impl<'a> Run<'a> {
             },
             histograms: stats::histograms(self.session.live.books().histograms()),
         }
+    }
+}
+
+/// What there are hooks for.
+fn sees(live: &Live) -> stats::Sees {
+    let measured = |part| live.choice().of(part).is_some();
+    stats::Sees {
+        spawn_failures: measured(Part::Calls),
+        exec_failures: measured(Part::Execs),
+        cow: measured(Part::Cow),
     }
 }
 
@@ -596,6 +728,13 @@ async fn readable(fd: Option<&AsyncFd<OwnedFd>>) {
                 guard.clear_ready();
             }
         }
+        None => std::future::pending().await,
+    }
+}
+
+async fn woken(asked: Option<&Notify>) {
+    match asked {
+        Some(asked) => asked.notified().await,
         None => std::future::pending().await,
     }
 }

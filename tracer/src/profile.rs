@@ -131,6 +131,7 @@ pub fn run(flags: &cli::Profile) -> Result<u8, Failure> {
         wait_all: false,
         signals: Some(signals),
         reader: flags.output.is_none().then_some(fd),
+        asked: None,
     };
     let ended = session.run(until, &mut audience);
     let Audience { mut writer, collector, watch } = audience;

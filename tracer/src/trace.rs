@@ -73,6 +73,7 @@ pub fn run(flags: &Trace) -> Result<u8, Failure> {
         wait_all: flags.wait_all,
         signals: Some(signals),
         reader: flags.output.is_none().then_some(fd),
+        asked: None,
     };
     let ending = match session.run(until, &mut writer) {
         Ok(ending) => ending,

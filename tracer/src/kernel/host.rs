@@ -72,6 +72,29 @@ impl Tracefs {
     }
 }
 
+/// CPUs that are there now.
+#[must_use]
+pub fn online_cpus() -> Vec<u32> {
+    fs::read_to_string("/sys/devices/system/cpu/online")
+        .map(|list| cpus_in(list.trim()))
+        .unwrap_or_default()
+}
+
+/// Whether kprobes are switched on for the machine, where the kernel says.
+#[must_use]
+pub fn kprobes_enabled() -> Option<bool> {
+    let dir = sys::open_dir(Path::new("/sys/kernel/debug"));
+    let read = |dir: io::Result<OwnedFd>| sys::read_below(dir?.as_fd(), "kprobes/enabled");
+    let text = read(dir).or_else(|_| read(sys::detached_mount(c"debugfs"))).ok()?;
+    Some(text.trim() != "0")
+}
+
+/// Whether functions can be traced, where the kernel says.
+#[must_use]
+pub fn ftrace_enabled() -> Option<bool> {
+    Some(fs::read_to_string("/proc/sys/kernel/ftrace_enabled").ok()?.trim() != "0")
+}
+
 /// Reads a field's offset out of a tracepoint's `format` file.
 #[must_use]
 pub fn format_field_offset(format: &str, field: &str) -> Option<u32> {
@@ -223,9 +246,7 @@ impl Host {
             root: unsafe { libc::geteuid() } == 0,
             lockdown: read("/sys/kernel/security/lockdown").ok().map(|line| chosen_word(&line)),
             cpus: possible_cpus(),
-            online: read("/sys/devices/system/cpu/online")
-                .map(|list| cpus_in(&list))
-                .unwrap_or_default(),
+            online: online_cpus(),
             physical_bits: read("/proc/cpuinfo").ok().and_then(|text| physical_bits(&text)),
             physical_gib: read("/proc/iomem")
                 .ok()

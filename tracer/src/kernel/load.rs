@@ -69,6 +69,8 @@ pub struct Live {
     choice: Choice,
     links: Vec<attach::Link>,
     events: Vec<OwnedFd>,
+    /// CPUs that have an event each for minor faults, and have not gone since.
+    timed_cpus: Vec<u32>,
     costs: Vec<Cost>,
     /// One in so many minor faults is timed.
     period: u32,
@@ -363,6 +365,7 @@ impl Live {
             choice,
             links: Vec::new(),
             events: Vec::new(),
+            timed_cpus: Vec::new(),
             costs: Vec::new(),
             period: config.cow_period,
             notes: Vec::new(),
@@ -517,15 +520,20 @@ impl Live {
         self.set_gate(true)
     }
 
+    /// Nothing begins any more; calls that are under way may still return.
+    pub fn close(&mut self) {
+        // What opened can be closed; and if not, detaching ends it a little later.
+        let _ = self.set_gate(false);
+    }
+
     /// Switches the programs off; what they have put into the ring stays there.
     ///
     /// Nothing begins any more at once; calls that are under way may still return while the
     /// syscall tracepoints are being detached, a tenth of a second or so.
     pub fn detach(&mut self) {
-        // What opened can be closed; and if not, detaching ends it a little later.
-        let _ = self.set_gate(false);
+        self.close();
         let (functions, events): (Vec<_>, Vec<_>) =
-            self.links.drain(..).partition(attach::Link::is_of_function);
+            self.links.drain(..).partition(|link| link.of_function);
         // Spawns first: they are attached last.
         events.into_iter().rev().for_each(drop);
         // Closing one of these waits until no CPU can be in it any more; all wait at the same

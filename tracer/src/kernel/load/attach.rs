@@ -6,7 +6,7 @@ use aya::{
     Btf,
     programs::{
         BtfTracePoint, FEntry, FExit, KProbe, PerfEvent, Program, ProgramError, TracePoint,
-        fentry::FEntryLink, fexit::FExitLink, tp_btf::BtfTracePointLink,
+        links::FdLink,
     },
 };
 use forkscope_common::config::feature;
@@ -16,7 +16,7 @@ use crate::{
     failure::{Failure, Why},
     kernel::{
         backend::{At, Use},
-        host::{Host, Tracefs},
+        host::{self, Host, Tracefs},
         sys,
     },
     plan::Backend,
@@ -26,16 +26,15 @@ use crate::{
 const RESULT_OFFSET: u32 = 16;
 
 /// A program that is attached; dropping it detaches.
-#[expect(dead_code, reason = "held for being dropped")]
-pub(super) enum Link {
-    Event(BtfTracePointLink),
-    Entry(FEntryLink),
-    Exit(FExitLink),
+pub(super) struct Link {
+    fd: FdLink,
+    program: String,
+    pub(super) of_function: bool,
 }
 
 impl Link {
-    pub(super) fn is_of_function(&self) -> bool {
-        matches!(self, Self::Entry(_) | Self::Exit(_))
+    fn new(link: impl Into<FdLink>, program: &str, of_function: bool) -> Self {
+        Self { fd: link.into(), program: program.to_string(), of_function }
     }
 }
 
@@ -114,7 +113,7 @@ impl Live {
                         .attach()
                         .and_then(|id| program.take_link(id))
                         .map_err(|e| refused(&e))?;
-                    self.links.push(Link::Entry(link));
+                    self.links.push(Link::new(link, name, true));
                 }
                 (_, true) => {
                     let program: &mut FExit = self.program(name)?;
@@ -122,7 +121,7 @@ impl Live {
                         .attach()
                         .and_then(|id| program.take_link(id))
                         .map_err(|e| refused(&e))?;
-                    self.links.push(Link::Exit(link));
+                    self.links.push(Link::new(link, name, true));
                 }
             }
         }
@@ -142,7 +141,7 @@ impl Live {
                 .attach()
                 .and_then(|id| program.take_link(id))
                 .map_err(|e| loading(host, &format!("attaching {}", one.program), &e))?;
-            self.links.push(Link::Event(link));
+            self.links.push(Link::new(link, &one.program, false));
         }
         if uses.iter().any(|one| one.at == At::MinorFaults)
             && self.features & feature::COW_LATENCY != 0
@@ -158,6 +157,51 @@ impl Live {
             }
         }
         Ok(())
+    }
+
+    /// Programs that see nothing any more although they were attached, and why.
+    #[must_use]
+    pub fn unhooked(&mut self) -> Vec<String> {
+        let mut off: Vec<String> = self
+            .links
+            .iter()
+            .filter_map(|link| {
+                let error = link.fd.info().err()?;
+                Some(format!("{} is not attached any more: {error}", link.program))
+            })
+            .collect();
+        let by = |backend| {
+            let of = |one: &Use| matches!(one.at, At::Function(its, ..) if its == backend);
+            self.choice.uses.iter().any(of)
+        };
+        if by(Backend::Kprobe) && host::kprobes_enabled() == Some(false) {
+            off.push(
+                "kprobes are switched off on this machine: write 1 to \
+                 /sys/kernel/debug/kprobes/enabled"
+                    .into(),
+            );
+        }
+        if by(Backend::Fentry) && host::ftrace_enabled() == Some(false) {
+            off.push("ftrace is switched off: sysctl kernel.ftrace_enabled=1".into());
+        }
+        if !self.timed_cpus.is_empty() {
+            let online = host::online_cpus();
+            // An event does not outlive its CPU's going away.
+            self.timed_cpus.retain(|cpu| online.contains(cpu));
+            let others: Vec<String> = online
+                .iter()
+                .filter(|cpu| !self.timed_cpus.contains(cpu))
+                .map(ToString::to_string)
+                .collect();
+            if !others.is_empty() {
+                off.push(format!(
+                    "copy-on-write faults are not timed on CPU {}, which came online later: \
+                     restart",
+                    others.join(", ")
+                ));
+            }
+        }
+        off
     }
 
     fn attach_syscall(

@@ -165,7 +165,10 @@ impl Live {
             .map(|&cpu| sys::attach_minor_faults(cpu, period, fd.as_fd()))
             .collect();
         match events {
-            Ok(events) => self.events.extend(events),
+            Ok(events) => {
+                self.events.extend(events);
+                self.timed_cpus.clone_from(&host.online);
+            }
             Err(error) => {
                 self.features &= !feature::COW_LATENCY;
                 self.notes.push(format!(

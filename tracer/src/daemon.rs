@@ -32,10 +32,14 @@ use crate::{
     },
     plan::{Measures, Plan},
     procfs,
-    record::{Header, Lost, LostTotals, MeasureNote, Record, SCHEMA, Summary},
+    record::{Header, Lost, LostTotals, MeasureNote, Record, SCHEMA, Summary, Time},
     sink::Writer,
     stats,
 };
+
+mod pieces;
+
+use self::pieces::Told;
 
 /// How often what waits in the ring is fetched when nobody rings.
 const TICK: Duration = Duration::from_millis(50);
@@ -56,6 +60,8 @@ pub struct Session {
     began: Instant,
     /// What is measured by what, judged once.
     measurements: Vec<Measurement>,
+    /// Where it is recorded in pieces: when the first began, and which is the current one.
+    piece: Option<(Time, u32)>,
 }
 
 /// Where the events of a session go.
@@ -78,6 +84,12 @@ pub trait Consumer {
     fn wants_records(&self) -> bool {
         true
     }
+    /// Whether the next piece of a recording is due.
+    fn turn_due(&self) -> bool {
+        false
+    }
+    /// A piece ends with its summary, and the next begins with its header.
+    fn turn(&mut self, _summary: Record, _header: Record) {}
     /// Sees an event on its way.
     fn see(&mut self, _event: &Event) {}
     /// Many times a second: whether it wants to look at the books.
@@ -128,6 +140,12 @@ impl Consumer for Writer {
     fn stopped(&self) -> bool {
         Self::stopped(self)
     }
+    fn turn_due(&self) -> bool {
+        Self::turn_due(self)
+    }
+    fn turn(&mut self, summary: Record, header: Record) {
+        Self::turn(self, summary, header);
+    }
 }
 
 /// How a session ended.
@@ -177,7 +195,8 @@ impl Session {
         let measurements = live.choice().measurements.clone();
         let filters = &plan.filters;
         let by_pid = plan.command_only || filters.follow || !filters.pids.is_empty();
-        let session = Self { host, plan, live, ring, began: Instant::now(), measurements };
+        let session =
+            Self { host, plan, live, ring, began: Instant::now(), measurements, piece: None };
         if by_pid {
             session.require_pids()?;
         }
@@ -226,9 +245,19 @@ impl Session {
         notes
     }
 
+    /// It is recorded in pieces, each with a header and a summary of its own.
+    pub fn in_pieces(&mut self) {
+        self.piece = Some((Time(clock_ns(libc::CLOCK_REALTIME)), 1));
+    }
+
     /// The stream's first record.
     #[must_use]
     pub fn header(&self) -> Record {
+        let now = Time(clock_ns(libc::CLOCK_REALTIME));
+        let time = match self.piece {
+            Some((began, 1)) => began,
+            _ => now,
+        };
         let measures = self
             .measurements
             .iter()
@@ -251,7 +280,9 @@ impl Session {
             arch: self.host.arch.clone(),
             backend: self.live.choice().backend.name(),
             boot_id: self.host.boot_id.clone(),
-            time: crate::record::Time(clock_ns(libc::CLOCK_REALTIME)),
+            time,
+            session: self.piece.map(|(began, _)| began),
+            piece: self.piece.map(|(_, n)| n),
             measures,
         }))
     }
@@ -363,6 +394,7 @@ struct Run<'a> {
     records: bool,
     /// Records that the ring has given.
     received: u64,
+    told: Told,
 }
 
 impl<'a> Run<'a> {
@@ -377,6 +409,7 @@ impl<'a> Run<'a> {
             });
         }
         Self {
+            told: Told::nothing(session.began),
             session,
             consumer,
             correlator: Correlator::default(),
@@ -430,6 +463,9 @@ impl<'a> Run<'a> {
                     self.tick();
                     if self.consumer.tick() {
                         self.look(false);
+                    }
+                    if self.consumer.turn_due() {
+                        self.turn();
                     }
                     let closed = until.reader.is_some_and(unread) || self.consumer.stopped();
                     let pointless = closed && (ended.is_none() || code.is_some());
@@ -591,7 +627,7 @@ impl<'a> Run<'a> {
 
     fn say_lost(&mut self, stage: &'static str, count: u64) {
         if count > 0 {
-            let time = crate::record::Time(clock_ns(libc::CLOCK_REALTIME));
+            let time = Time(clock_ns(libc::CLOCK_REALTIME));
             self.out.push(Record::Lost(Lost { time, stage, count }));
         }
     }
@@ -628,7 +664,7 @@ impl<'a> Run<'a> {
     }
 
     fn finish(&mut self) -> Summary {
-        let duration = self.session.began.elapsed();
+        let ended = Instant::now();
         self.session.live.close();
         self.consumer.closed();
         self.session.live.detach();
@@ -682,17 +718,33 @@ impl<'a> Run<'a> {
                  already: they count as lost"
             ));
         }
+        self.summary(&raw, ended)
+    }
+
+    /// What is to be told of these counters, and was not by pieces before.
+    fn summary(&mut self, raw: &Raw, until: Instant) -> Summary {
         let sees = sees(&self.session.live);
-        Summary {
-            duration_ns: duration.as_nanos() as u64,
-            counters: stats::counters(&raw, self.session.plan.measures, sees),
-            lost: LostTotals {
-                kernel: lost_in_kernel(&raw, &self.session.live),
-                decode: self.decode_errors,
-                sink: self.consumer.lost(),
-            },
-            histograms: stats::histograms(self.session.live.books().histograms()),
+        let counters = stats::counters(raw, self.session.plan.measures, sees);
+        let lost = LostTotals {
+            kernel: lost_in_kernel(raw, &self.session.live),
+            decode: self.decode_errors,
+            sink: self.consumer.lost(),
+        };
+        let histograms = self.session.live.books().histograms();
+        self.told.rest(&counters, histograms, lost, until)
+    }
+
+    /// Ends a piece of the recording, and begins the next.
+    fn turn(&mut self) {
+        self.audit();
+        self.hand_over();
+        let raw = self.session.live.books().counters();
+        let summary = Summary { continues: true, ..self.summary(&raw, Instant::now()) };
+        if let Some((_, piece)) = &mut self.session.piece {
+            *piece += 1;
         }
+        let header = self.session.header();
+        self.consumer.turn(Record::Summary(Box::new(summary)), header);
     }
 }
 

@@ -261,6 +261,12 @@ pub struct Header {
     pub boot_id: String,
     /// When it began.
     pub time: Time,
+    /// When the session began, where it is recorded in pieces.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session: Option<Time>,
+    /// The how many-th piece this is, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub piece: Option<u32>,
     /// By measurement.
     pub measures: BTreeMap<&'static str, MeasureNote>,
 }
@@ -357,6 +363,9 @@ impl LostTotals {
 pub struct Summary {
     /// How long it was traced.
     pub duration_ns: u64,
+    /// The session goes on in another piece, which has a summary of its own.
+    #[serde(skip_serializing_if = "is_false")]
+    pub continues: bool,
     /// Totals.
     pub counters: Counters,
     /// What is missing from the stream.

@@ -131,11 +131,12 @@ pub fn run(flags: &Report) -> Result<u8, Failure> {
     let mut tables = Tables { spawned: Groups::new(by), ran: Groups::new(by) };
     // Before an hour of reading, not after it.
     let output = Output::open(flags.output.as_deref(), &flags.recordings)?;
-    let (merge, problems) = gather(&flags.recordings, Some(&mut tables))?;
+    let (mut merge, problems) = gather(&flags.recordings, Some(&mut tables))?;
     let Tables { spawned, ran } = tables;
     let top = flags.top as usize;
     let spawned: Shown<Spawned> = spawned.shown(top, flags.sort);
     let ran: Shown<Ran> = ran.shown(top, flags.sort);
+    let disagreements = merge.disagreements();
     let reported = Reported {
         r#type: "summary",
         summary: merge.summary(),
@@ -161,7 +162,7 @@ pub fn run(flags: &Report) -> Result<u8, Failure> {
             folded_below: ran.folded_below,
             sum: ran.other,
         },
-        disagreements: merge.disagreements,
+        disagreements,
         problems: problems.iter().map(ToString::to_string).collect(),
     };
     let bytes = match format {

@@ -14,7 +14,7 @@ use std::{
         mpsc,
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crate::{
@@ -23,7 +23,10 @@ use crate::{
 };
 
 pub mod json;
+pub mod stream;
 pub mod text;
+
+use self::stream::{Rotate, Stream};
 
 /// Records that may wait for the output.
 const MOST_QUEUED: usize = 1 << 17;
@@ -126,6 +129,10 @@ pub enum Ended {
 
 #[derive(Default)]
 struct Shared {
+    /// The file has as many bytes as it is to have.
+    full: AtomicBool,
+    /// Pieces begun besides the first.
+    turns: AtomicUsize,
     queued: AtomicUsize,
     stopped: AtomicBool,
     error: Mutex<Option<io::Error>>,
@@ -133,15 +140,27 @@ struct Shared {
     discarded: AtomicUsize,
 }
 
+/// What the thread has to do.
+enum Job {
+    Write(Vec<Record>),
+    /// Begin the next piece of the recording.
+    Turn,
+}
+
 /// The thread that formats and writes.
 pub struct Writer {
-    sender: Option<mpsc::Sender<Vec<Record>>>,
+    sender: Option<mpsc::Sender<Job>>,
     thread: Option<JoinHandle<()>>,
     finished: mpsc::Receiver<()>,
     shared: Arc<Shared>,
     name: String,
     lost: u64,
     unreported: u64,
+    rotate: Rotate,
+    /// Pieces asked for besides the first.
+    turns: usize,
+    /// When the piece being written began.
+    turned: Instant,
 }
 
 impl Writer {
@@ -149,16 +168,36 @@ impl Writer {
     ///
     /// # Errors
     /// When there can be no thread.
-    pub fn start(mut format: Box<dyn Format>, mut target: Target) -> Result<Self, Failure> {
-        let (sender, receiver) = mpsc::channel::<Vec<Record>>();
+    pub fn start(format: Box<dyn Format>, target: Target) -> Result<Self, Failure> {
+        Self::start_rotating(format, target, Rotate::default())
+    }
+
+    /// Starts the thread; the file is written in pieces.
+    ///
+    /// # Errors
+    /// When there can be no thread.
+    pub fn start_rotating(
+        format: Box<dyn Format>,
+        target: Target,
+        rotate: Rotate,
+    ) -> Result<Self, Failure> {
+        let (sender, receiver) = mpsc::channel::<Job>();
         let (done, finished) = mpsc::channel();
         let shared = Arc::new(Shared::default());
         let name = target.name();
+        let path = match &target {
+            Target::File(_, path) => path.clone(),
+            Target::Stdout | Target::Stderr => PathBuf::new(),
+        };
+        let stream = Stream::new(target)
+            .map_err(|e| Failure::new(Why::Failed, format!("no compression: {e}")))?;
         let theirs = Arc::clone(&shared);
+        let began = jiff::Timestamp::now();
+        let mut out = Out { format, stream, path, began, full: rotate.bytes.unwrap_or(u64::MAX) };
         let thread = std::thread::Builder::new()
             .name("forkscope-out".into())
             .spawn(move || {
-                run(&mut *format, &mut target, &receiver, &theirs);
+                out.run(&receiver, &theirs);
                 let _ = done.send(());
             })
             .map_err(|e| Failure::new(Why::Failed, format!("no thread for the output: {e}")))?;
@@ -170,7 +209,29 @@ impl Writer {
             name,
             lost: 0,
             unreported: 0,
+            rotate,
+            turns: 0,
+            turned: Instant::now(),
         })
+    }
+
+    /// Whether the next piece of the recording is due.
+    #[must_use]
+    pub fn turn_due(&self) -> bool {
+        let late = self.rotate.time.is_some_and(|time| self.turned.elapsed() >= time);
+        let settled = self.shared.turns.load(Relaxed) == self.turns;
+        settled && (late || self.shared.full.load(Relaxed)) && !self.stopped()
+    }
+
+    /// Ends a piece with its summary, and begins the next with its header.
+    pub fn turn(&mut self, summary: Record, header: Record) {
+        self.send_always(vec![summary]);
+        if let Some(sender) = &self.sender {
+            let _ = sender.send(Job::Turn);
+        }
+        self.send_always(vec![header]);
+        self.turned = Instant::now();
+        self.turns += 1;
     }
 
     /// Hands over records; those that do not fit are counted.
@@ -191,7 +252,7 @@ impl Writer {
     pub fn send_always(&mut self, records: Vec<Record>) {
         self.shared.queued.fetch_add(records.len(), Relaxed);
         if let Some(sender) = &self.sender {
-            let _ = sender.send(records);
+            let _ = sender.send(Job::Write(records));
         }
     }
 
@@ -246,61 +307,70 @@ impl Writer {
     }
 }
 
-fn run(
-    format: &mut dyn Format,
-    target: &mut Target,
-    receiver: &mpsc::Receiver<Vec<Record>>,
-    shared: &Shared,
-) {
-    let mut bytes = Vec::new();
-    let mut whole = 0_u64;
-    loop {
-        bytes.clear();
-        let n = match receiver.recv_timeout(IDLE) {
-            Ok(records) => {
-                for record in &records {
-                    format.record(record, &mut bytes);
+/// What the thread has.
+struct Out {
+    format: Box<dyn Format>,
+    stream: Stream,
+    path: PathBuf,
+    began: jiff::Timestamp,
+    /// Bytes of a full file.
+    full: u64,
+}
+
+impl Out {
+    fn run(&mut self, receiver: &mpsc::Receiver<Job>, shared: &Shared) {
+        let mut bytes = Vec::new();
+        loop {
+            bytes.clear();
+            let (n, written) = match receiver.recv_timeout(IDLE) {
+                Ok(Job::Write(records)) => {
+                    for record in &records {
+                        self.format.record(record, &mut bytes);
+                    }
+                    (records.len(), Ok(()))
                 }
-                records.len()
+                Ok(Job::Turn) => {
+                    let turned = self.turn();
+                    shared.full.store(false, Relaxed);
+                    shared.turns.fetch_add(1, Relaxed);
+                    (0, turned)
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    self.format.idle(&mut bytes);
+                    (0, self.stream.settle(true))
+                }
+                Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            };
+            if shared.stopped.load(Relaxed) {
+                shared.discarded.fetch_add(n, Relaxed);
+            } else if let Err(error) = written.and_then(|()| self.stream.write(&bytes)) {
+                shared.fail(error, n);
+            } else if self.stream.bytes() >= self.full {
+                shared.full.store(true, Relaxed);
             }
-            Err(mpsc::RecvTimeoutError::Timeout) => {
-                format.idle(&mut bytes);
-                0
-            }
-            Err(mpsc::RecvTimeoutError::Disconnected) => break,
-        };
-        if shared.stopped.load(Relaxed) {
-            shared.discarded.fetch_add(n, Relaxed);
-        } else if let Err(error) = write_all(target, &bytes, &mut whole) {
-            shared.discarded.fetch_add(n, Relaxed);
-            *shared.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-            shared.stopped.store(true, Relaxed);
+            shared.queued.fetch_sub(n, Relaxed);
         }
-        shared.queued.fetch_sub(n, Relaxed);
+        if !shared.stopped.load(Relaxed)
+            && let Err(error) = self.stream.finish()
+        {
+            shared.fail(error, 0);
+        }
+    }
+
+    fn turn(&mut self) -> io::Result<()> {
+        self.stream.finish()?;
+        self.stream = Stream::new(stream::next_piece(&self.path, self.began)?)?;
+        self.began = jiff::Timestamp::now();
+        Ok(())
     }
 }
 
-/// Writes everything; when that fails, takes back the line that was cut in a file.
-fn write_all(target: &mut Target, bytes: &[u8], whole: &mut u64) -> io::Result<()> {
-    let mut done = 0;
-    while done < bytes.len() {
-        let error = match target.write(&bytes[done..]) {
-            Ok(0) => io::Error::from(io::ErrorKind::WriteZero),
-            Ok(n) => {
-                done += n;
-                continue;
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => error,
-        };
-        if let Target::File(file, _) = target {
-            let lines = bytes[..done].iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
-            let _ = file.set_len(*whole + lines as u64);
-        }
-        return Err(error);
+impl Shared {
+    fn fail(&self, error: io::Error, discarded: usize) {
+        self.discarded.fetch_add(discarded, Relaxed);
+        *self.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        self.stopped.store(true, Relaxed);
     }
-    *whole += bytes.len() as u64;
-    target.flush()
 }
 
 #[cfg(test)]

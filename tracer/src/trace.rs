@@ -12,7 +12,7 @@ use crate::{
     daemon::{Session, Until},
     failure::{Failure, Why},
     record::Record,
-    sink::{self, Ended, Target, Writer, json::Json, text::Text},
+    sink::{self, Ended, Target, Writer, json::Json, stream::set_aside, text::Text},
     terminal,
 };
 
@@ -48,6 +48,10 @@ pub fn run(flags: &Trace) -> Result<u8, Failure> {
     let plan = flags.plan()?;
     let signals = signals(plan.command_only)?;
     let mut session = Session::load(plan)?;
+    if flags.rotate.is_some() {
+        session.in_pieces();
+        keep_earlier(flags.output.as_deref())?;
+    }
     let (target, fd) = target(flags.output.as_deref(), !flags.command.is_empty())?;
     // While this process has one thread: a fork is safe then.
     let command = if flags.command.is_empty() {
@@ -55,7 +59,8 @@ pub fn run(flags: &Trace) -> Result<u8, Failure> {
     } else {
         Some(Command::prepare(&flags.command, &signals.before, None)?)
     };
-    let mut writer = Writer::start(format(flags.format, fd), target)?;
+    let rotate = flags.rotate.unwrap_or_default();
+    let mut writer = Writer::start_rotating(format(flags.format, fd), target, rotate)?;
     for text in session.notes() {
         note(&text);
     }
@@ -106,6 +111,24 @@ pub fn target(output: Option<&Path>, with_command: bool) -> Result<(Target, RawF
         None if with_command => Ok((Target::Stderr, 2)),
         None => Ok((Target::Stdout, 1)),
     }
+}
+
+/// With pieces, what an earlier run left under the name of the newest one is kept.
+fn keep_earlier(output: Option<&Path>) -> Result<(), Failure> {
+    let Some(path) = output else { return Ok(()) };
+    let Ok(meta) = std::fs::symlink_metadata(path) else { return Ok(()) };
+    if !meta.is_file() {
+        let what =
+            format!("-o {}: --rotate needs a regular file; give a file name", path.display());
+        return Err(Failure::new(Why::Usage, what));
+    }
+    let modified = meta.modified().ok().and_then(|time| time.try_into().ok());
+    let aside = set_aside(path, modified.unwrap_or_else(jiff::Timestamp::now)).map_err(|e| {
+        let what = format!("-o {}: it cannot be set aside: {e}; move it away", path.display());
+        Failure::new(Why::Failed, what)
+    })?;
+    note(&format!("{} is kept as {}", path.display(), aside.display()));
+    Ok(())
 }
 
 /// The exit code once everything is written: the command's, which is waited for; `what` has

@@ -327,6 +327,7 @@ fn summary() -> Summary {
     };
     Summary {
         duration_ns: 12_400_000_000,
+        continues: false,
         counters: Counters {
             spawns: Some(
                 Mechanism::ALL.map(|m| (m.name().into(), 1000 * m as u64)).into_iter().collect(),
@@ -362,6 +363,8 @@ fn records() -> Vec<Record> {
         why: why.map(Into::into),
     };
     let mut out = vec![Record::Header(Box::new(Header {
+        session: None,
+        piece: None,
         schema: SCHEMA,
         version: "0.0.0",
         host: "golden".into(),

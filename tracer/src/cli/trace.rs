@@ -8,11 +8,12 @@ use forkscope_common::event::MAX_ARGV;
 use super::{
     BackendFlag, Format,
     filters::{FilterFlags, Measure, measures},
-    values::{duration, size},
+    values::{duration, rotate, size},
 };
 use crate::{
     failure::{Failure, Why},
     plan::{CowDetail, Plan},
+    sink::stream::Rotate,
 };
 
 /// Flags of `trace`.
@@ -24,6 +25,10 @@ pub struct Trace {
     /// Write to FILE, replacing it, with mode 0600; - is standard output
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
+    /// Write in pieces of this size or time: 100MB, 1h, or both 100MB,1h; FILE is the newest, and
+    /// those before it have the time they began at in their names
+    #[arg(long, value_name = "SIZE|TIME", value_parser = rotate)]
+    pub rotate: Option<Rotate>,
     /// Stop after this time: 10s, 500ms, 2m, 1h (a COMMAND still runs to its end)
     #[arg(long, value_parser = duration)]
     pub duration: Option<Duration>,
@@ -60,6 +65,10 @@ impl Trace {
     pub fn plan(&self) -> Result<Plan, Failure> {
         let usage = |message: String| Err(Failure::new(Why::Usage, message));
         let measures = measures(&self.measure)?;
+        let to_file = self.output.as_ref().is_some_and(|path| path.as_os_str() != "-");
+        if self.rotate.is_some() && !(to_file && self.format == Format::Json) {
+            return usage("--rotate is for recordings: add --format json -o FILE".into());
+        }
         if self.max_argv == 0 || self.max_argv as usize > MAX_ARGV {
             return usage(format!("--max-argv {}: give 1 to {MAX_ARGV}", self.max_argv));
         }

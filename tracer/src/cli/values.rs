@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use forkscope_common::mechanism::Mechanism;
 
+use crate::sink::stream::Rotate;
+
 /// At most so many bytes of a text, whole characters.
 pub fn cut(text: &str, bytes: usize) -> String {
     let mut end = text.len().min(bytes);
@@ -81,6 +83,35 @@ pub fn size(text: &str) -> Result<u64, String> {
     if value < 9e18 { Ok(value as u64) } else { Err("that is too much".into()) }
 }
 
+/// `100MB`, `1GiB`, `30m`, `1h`, or one of each: `100MB,1h`.
+pub fn rotate(text: &str) -> Result<Rotate, String> {
+    const HINT: &str = "give a size or a time with its unit, such as 100MB, 1GiB, 30m or 1h";
+    let mut rotate = Rotate::default();
+    for part in text.split(',') {
+        let twice = match split_unit(part).1 {
+            "ms" | "s" | "m" | "min" | "h" | "d" => {
+                let time = duration(part)?;
+                if time < Duration::from_secs(1) {
+                    return Err("a piece lasts a second at least".into());
+                }
+                rotate.time.replace(time).is_some()
+            }
+            "" => return Err(HINT.into()),
+            _ => {
+                let bytes = size(part).map_err(|_| HINT)?;
+                if bytes < 1 << 14 {
+                    return Err("a piece has 16 KiB at least".into());
+                }
+                rotate.bytes.replace(bytes).is_some()
+            }
+        };
+        if twice {
+            return Err("one size and one time at most".into());
+        }
+    }
+    Ok(rotate)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,6 +143,24 @@ mod tests {
             ("99999999999T", None),
         ] {
             assert_eq!(size(text).ok(), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn rotation_is_by_size_or_time() {
+        let at =
+            |bytes, seconds| Ok(Rotate { bytes, time: Option::map(seconds, Duration::from_secs) });
+        for (text, expected) in [
+            ("100MB", at(Some(100_000_000), None)),
+            ("1GiB", at(Some(1 << 30), None)),
+            ("1h", at(None, Some(3600))),
+            ("30m", at(None, Some(1800))),
+            ("64M,90s", at(Some(64 << 20), Some(90))),
+        ] {
+            assert_eq!(rotate(text), expected, "{text:?}");
+        }
+        for text in ["", "100", "1x", "10ms", "1KB", "1h,2h", "1MB,2MB", ",", "-1h"] {
+            assert!(rotate(text).is_err(), "{text:?}");
         }
     }
 }

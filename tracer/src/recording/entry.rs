@@ -285,6 +285,8 @@ pub struct Header {
     pub backend: String,
     pub boot_id: String,
     pub time: String,
+    pub session: Option<String>,
+    pub piece: Option<u32>,
     #[serde(default)]
     pub measures: BTreeMap<String, Measure>,
 }
@@ -328,6 +330,8 @@ pub struct Histograms {
 #[derive(Debug, Deserialize)]
 pub struct Summary {
     pub duration_ns: u64,
+    #[serde(default)]
+    pub continues: bool,
     pub counters: Counters,
     pub lost: crate::record::LostTotals,
     pub histograms: Histograms,

@@ -3,7 +3,7 @@
 
 use std::{
     borrow::Cow,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
 };
 
 use serde::Serialize;
@@ -231,8 +231,8 @@ pub struct Merge {
     current: Option<Open>,
     /// Those that are done.
     pub sections: Vec<Section>,
-    /// Between kernel and records.
-    pub disagreements: Vec<Disagreement>,
+    /// Whole sessions: host, boot and beginning.
+    sessions: BTreeMap<[Option<String>; 3], Session>,
     counters: Counters,
     distributions: Distributions,
     lost: LostTotals,
@@ -242,6 +242,8 @@ pub struct Merge {
 /// A section under way: what its records say, until there is a summary.
 struct Open {
     section: Section,
+    session: Option<String>,
+    piece: Option<u32>,
     first_time: Option<String>,
     /// RFC 3339 in UTC with a fixed number of digits: comparing text compares times.
     last_time: String,
@@ -272,6 +274,8 @@ impl Open {
                 source: Source::Records,
                 lost: LostTotals::default(),
             },
+            session: header.and_then(|header| header.session.clone()),
+            piece: header.and_then(|header| header.piece),
             first_time: None,
             last_time: String::new(),
             totals: Totals::default(),
@@ -403,17 +407,13 @@ impl Open {
         }
     }
 
-    fn disagreements(
-        &self,
-        summary: &entry::Summary,
-        from_kernel: &Distributions,
-    ) -> Vec<Disagreement> {
-        let lost = summary.lost.total();
-        let mut all = Vec::new();
+    /// What the kernel counted and how much of it the records have.
+    fn compare(&self, summary: &entry::Summary, from_kernel: &Distributions, told: &mut Compared) {
         let mut compare = |what: String, kernel: Option<u64>, records: u64| {
-            if let Some(kernel) = kernel.filter(|&kernel| kernel != records) {
-                let recording = self.section.recording.clone();
-                all.push(Disagreement { recording, what, kernel, records, lost });
+            if let Some(kernel) = kernel {
+                let sums = told.entry(what).or_default();
+                sums.0 += kernel;
+                sums.1 += records;
             }
         };
         let (counters, totals) = (&summary.counters, &self.totals);
@@ -427,28 +427,62 @@ impl Open {
         compare("execs".into(), counters.execs, totals.execs);
         compare("failed execs".into(), counters.exec_failures, totals.exec_failures);
         compare("exits".into(), counters.exits, totals.exits);
-        // The kernel's totals have faults that are in no ledger; the ledgers have no others.
-        for (what, kernel, records) in [
-            ("copied pages", counters.cow_copied, totals.cow_copied),
-            ("reused pages", counters.cow_reused, totals.cow_reused),
-        ] {
-            compare(what.into(), kernel.filter(|&kernel| kernel < records), records);
+        compare(COPIED.into(), counters.cow_copied, totals.cow_copied);
+        compare(REUSED.into(), counters.cow_reused, totals.cow_reused);
+        // Percentiles from the records would be of so many values.
+        let kernel = from_kernel.each().map(|(what, label, all)| ((what, label), (all.count(), 0)));
+        let mut both: BTreeMap<_, _> = kernel.collect();
+        for (what, label, all) in self.seen.each() {
+            both.entry((what, label)).or_default().1 = all.count();
         }
-        // Percentiles from the records would be of so many values fewer.
-        let records: BTreeMap<_, _> = self
-            .seen
-            .each()
-            .map(|(what, label, gathered)| ((what, label), gathered.count()))
-            .collect();
-        for (what, label, gathered) in from_kernel.each() {
-            let seen = records.get(&(what, label)).copied().unwrap_or(0);
+        for ((what, label), (kernel, records)) in both {
             // Faults have no records but with --faults.
             if what != "cow_fault" {
                 let label = label.map_or_else(String::new, |label| format!(", {label}"));
-                compare(format!("values of {what}{label}"), Some(gathered.count()), seen);
+                compare(format!("values of {what}{label}"), Some(kernel), records);
             }
         }
-        all
+    }
+}
+
+/// Pages in ledgers; the kernel's totals have those that are in none, too.
+const COPIED: &str = "copied pages";
+const REUSED: &str = "reused pages";
+
+/// By what is counted: in the kernel, among the records.
+type Compared = BTreeMap<String, (u64, u64)>;
+
+/// One session of tracing, in one recording or in pieces. At the edge of a piece the kernel has
+/// counted what is a record of the next, so that only the whole can be compared.
+#[derive(Default)]
+struct Session {
+    recording: String,
+    pieces: BTreeSet<u32>,
+    ended: bool,
+    compared: Compared,
+    lost: u64,
+}
+
+impl Session {
+    fn disagreements(self) -> Vec<Disagreement> {
+        let pieces = self.pieces.len() as u32;
+        let whole = self.ended && (pieces == 0 || self.pieces.iter().copied().eq(1..=pieces));
+        let Self { recording, compared, lost, .. } = self;
+        compared
+            .into_iter()
+            .filter(|(what, (kernel, records))| match &**what {
+                COPIED | REUSED => records > kernel,
+                _ => records != kernel,
+            })
+            .filter(|_| whole)
+            .map(|(what, (kernel, records))| Disagreement {
+                recording: recording.clone(),
+                what,
+                kernel,
+                records,
+                lost,
+            })
+            .collect()
     }
 }
 
@@ -483,7 +517,17 @@ impl Merge {
         open.section.source = Source::Kernel;
         open.section.lost = summary.lost;
         open.section.duration_ns = Some(summary.duration_ns);
-        self.disagreements.extend(open.disagreements(summary, &written));
+        let section = &open.section;
+        let began = open.session.as_ref().or(section.time.as_ref());
+        let key = [section.host.clone(), section.boot_id.clone(), began.cloned()];
+        let session = self.sessions.entry(key).or_default();
+        if session.recording.is_empty() {
+            session.recording.clone_from(&section.recording);
+        }
+        session.pieces.extend(open.piece);
+        session.ended |= !summary.continues;
+        session.lost += summary.lost.total();
+        open.compare(summary, &written, &mut session.compared);
         let counters = &summary.counters;
         let spawns = counters
             .spawns
@@ -522,11 +566,18 @@ impl Merge {
         self.sections.push(open.section);
     }
 
+    /// Where the kernel's counts and the records differ.
+    pub fn disagreements(&mut self) -> Vec<Disagreement> {
+        let sessions = std::mem::take(&mut self.sessions);
+        sessions.into_values().flat_map(Session::disagreements).collect()
+    }
+
     /// All of them as one.
     #[must_use]
     pub fn summary(&self) -> Summary {
         Summary {
             duration_ns: self.duration_ns,
+            continues: false,
             counters: self.counters.clone(),
             lost: self.lost,
             histograms: self.distributions.written(),

@@ -1,0 +1,218 @@
+//! The bytes of an output: plain or compressed, in one file or in pieces, whole up to a line
+//! whatever happens.
+
+use std::{
+    fs::{self, File},
+    io::{self, Seek as _, Write as _},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use super::Target;
+use crate::failure::Failure;
+
+/// What is compressed may wait so long, or be so much, before it goes to the file: as much is
+/// lost with the program.
+const SETTLE: (Duration, usize) = (Duration::from_millis(100), 1 << 20);
+
+/// When a file is full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rotate {
+    /// At so many bytes, as they are on the disk.
+    pub bytes: Option<u64>,
+    /// After this time.
+    pub time: Option<Duration>,
+}
+
+/// An output being written.
+pub struct Stream {
+    form: Form,
+    /// Bytes in the file that end with a whole line.
+    whole: u64,
+}
+
+enum Form {
+    Plain(Target),
+    Compressed {
+        encoder: Box<zstd::stream::write::Encoder<'static, File>>,
+        /// Bytes since the last that went to the file, and when that was.
+        waiting: usize,
+        since: Instant,
+    },
+}
+
+impl Stream {
+    /// Compresses what goes to a file whose name ends in `.zst`.
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    pub fn new(target: Target) -> io::Result<Self> {
+        let form = match target {
+            Target::File(file, path) if path.extension().is_some_and(|end| end == "zst") => {
+                let mut encoder = zstd::stream::write::Encoder::new(file, 3)?;
+                encoder.include_checksum(true)?;
+                Form::Compressed { encoder: Box::new(encoder), waiting: 0, since: Instant::now() }
+            }
+            other => Form::Plain(other),
+        };
+        Ok(Self { form, whole: 0 })
+    }
+
+    /// Bytes in the file so far.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.whole
+    }
+
+    /// Writes whole lines.
+    ///
+    /// # Errors
+    /// When not all could be written; a file then ends with a whole line.
+    pub fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+        match &mut self.form {
+            Form::Plain(target) => write_plain(target, lines, &mut self.whole),
+            Form::Compressed { encoder, waiting, .. } => {
+                *waiting += lines.len();
+                let written = encoder.write_all(lines);
+                self.undone(written)?;
+                self.settle(false)
+            }
+        }
+    }
+
+    /// Lets what the compression holds back go to the file, when it is due, or now.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub fn settle(&mut self, now: bool) -> io::Result<()> {
+        let Form::Compressed { encoder, waiting, since } = &mut self.form else { return Ok(()) };
+        let due = *waiting >= SETTLE.1 || since.elapsed() >= SETTLE.0;
+        if *waiting == 0 || !(due || now) {
+            return Ok(());
+        }
+        let settled = encoder.flush().and_then(|()| encoder.get_mut().stream_position());
+        (*waiting, *since) = (0, Instant::now());
+        self.whole = self.undone(settled)?;
+        Ok(())
+    }
+
+    /// Ends it.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub fn finish(&mut self) -> io::Result<()> {
+        self.settle(true)?;
+        if let Form::Compressed { encoder, .. } = &mut self.form {
+            let ended = encoder.do_finish();
+            self.undone(ended)?;
+        }
+        Ok(())
+    }
+
+    /// After an error, takes back what does not end with a whole line.
+    fn undone<T>(&mut self, result: io::Result<T>) -> io::Result<T> {
+        if let (Err(_), Form::Compressed { encoder, .. }) = (&result, &mut self.form) {
+            let _ = encoder.get_mut().set_len(self.whole);
+        }
+        result
+    }
+}
+
+/// Writes everything; when that fails, takes back the line that was cut in a file.
+fn write_plain(target: &mut Target, bytes: &[u8], whole: &mut u64) -> io::Result<()> {
+    let mut done = 0;
+    while done < bytes.len() {
+        let error = match target.write(&bytes[done..]) {
+            Ok(0) => io::Error::from(io::ErrorKind::WriteZero),
+            Ok(n) => {
+                done += n;
+                continue;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => error,
+        };
+        if let Target::File(file, _) = target {
+            let lines = bytes[..done].iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
+            let _ = file.set_len(*whole + lines as u64);
+        }
+        return Err(error);
+    }
+    *whole += bytes.len() as u64;
+    target.flush()
+}
+
+/// Gives the piece that is full a name of its own, with the time it began at, and begins the
+/// next under the name that was asked for.
+///
+/// # Errors
+/// When there is no room, or the folder may not be written to any more.
+pub fn next_piece(path: &Path, began: jiff::Timestamp) -> io::Result<Target> {
+    set_aside(path, began)?;
+    Target::create(path).map_err(|Failure { message, .. }| io::Error::other(message))
+}
+
+/// Renames a file to `NAME.20261122T084828.417Z.EXTENSIONS`; the name it has now.
+///
+/// # Errors
+/// Those of rename(2).
+pub fn set_aside(path: &Path, began: jiff::Timestamp) -> io::Result<PathBuf> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let (stem, extensions) = split(&name);
+    let time = began.strftime("%Y%m%dT%H%M%S%.3fZ");
+    for n in 0_u32.. {
+        let again = if n == 0 { String::new() } else { format!("-{n}") };
+        let aside = path.with_file_name(format!("{stem}.{time}{again}{extensions}"));
+        if fs::symlink_metadata(&aside).is_err() {
+            fs::rename(path, &aside)?;
+            return Ok(aside);
+        }
+    }
+    unreachable!("there are not so many files")
+}
+
+/// `x.ndjson.zst` → `x`, `.ndjson.zst`
+fn split(name: &str) -> (&str, &str) {
+    let rest = name.strip_suffix(".zst").unwrap_or(name);
+    let stem = match rest.rfind('.') {
+        Some(dot) if dot > 0 => dot,
+        _ => rest.len(),
+    };
+    name.split_at(stem)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_piece_keeps_its_extensions() {
+        for (name, stem, extensions) in [
+            ("x.ndjson", "x", ".ndjson"),
+            ("x.ndjson.zst", "x", ".ndjson.zst"),
+            ("x.y.zst", "x", ".y.zst"),
+            ("x.zst", "x", ".zst"),
+            ("x", "x", ""),
+            (".hidden", ".hidden", ""),
+        ] {
+            assert_eq!(split(name), (stem, extensions), "{name}");
+        }
+    }
+
+    #[test]
+    fn pieces_never_replace_each_other() {
+        let dir = std::env::temp_dir().join(format!("forkscope-pieces-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("x.ndjson");
+        let began: jiff::Timestamp = "2026-11-22T08:48:28.4179Z".parse().unwrap();
+        let mut names = Vec::new();
+        for n in 0..3 {
+            fs::write(&path, n.to_string()).unwrap();
+            names.push(set_aside(&path, began).unwrap());
+        }
+        let text: Vec<_> = names.iter().map(|name| fs::read_to_string(name).unwrap()).collect();
+        assert_eq!(text, ["0", "1", "2"]);
+        assert_eq!(names[0].file_name().unwrap(), "x.20261122T084828.417Z.ndjson");
+        assert_eq!(names[2].file_name().unwrap(), "x.20261122T084828.417Z-2.ndjson");
+        let _ = fs::remove_dir_all(&dir);
+    }
+}

@@ -72,6 +72,18 @@ impl Gathered {
         self.counts.iter().sum()
     }
 
+    /// The value at a rank, from 1: the middle of its bucket.
+    #[must_use]
+    pub fn at_rank(&self, rank: u64) -> Option<f64> {
+        let mut seen = 0;
+        let (bucket, _) = self.buckets().find(|(_, n)| {
+            seen += n;
+            seen >= rank
+        })?;
+        let width = lowest_of(bucket + 1) - lowest_of(bucket);
+        Some(lowest_of(bucket) as f64 + (width - 1) as f64 / 2.0)
+    }
+
     /// Buckets with a count, lowest first.
     pub fn buckets(&self) -> impl Iterator<Item = (u32, u64)> + '_ {
         (0..).zip(&self.counts).filter(|(_, n)| **n > 0).map(|(bucket, n)| (bucket, *n))

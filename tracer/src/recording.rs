@@ -9,7 +9,7 @@ use std::{
     fmt,
     fs::File,
     io::{self, BufRead, BufReader, Read},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use serde::Deserialize;
@@ -341,6 +341,36 @@ struct Kind<'a> {
 
 fn kind_of(line: &[u8]) -> Option<String> {
     serde_json::from_slice::<Kind<'_>>(line).ok().map(|kind| kind.r#type.0.into_owned())
+}
+
+/// The recordings that are meant: files as they are, and of a folder those in it, by name.
+///
+/// # Errors
+/// When a folder cannot be read, or has none.
+pub fn files(paths: &[impl AsRef<Path>]) -> Result<Vec<PathBuf>, Failure> {
+    let mut all = Vec::new();
+    for path in paths.iter().map(AsRef::as_ref) {
+        if !path.is_dir() {
+            all.push(path.to_path_buf());
+            continue;
+        }
+        let failed = |why: String| Failure::new(Why::Failed, format!("{}: {why}", path.display()));
+        let entries = std::fs::read_dir(path).map_err(|e| failed(e.to_string()))?;
+        let is_recording = |file: &PathBuf| {
+            let name = file.file_name().unwrap_or_default().to_string_lossy();
+            let name = name.strip_suffix(".zst").unwrap_or(&name);
+            (name.ends_with(".ndjson") || name.ends_with(".jsonl") || name.ends_with(".json"))
+                && file.is_file()
+        };
+        let mut found: Vec<PathBuf> =
+            entries.flatten().map(|entry| entry.path()).filter(is_recording).collect();
+        if found.is_empty() {
+            return Err(failed("no .ndjson or .ndjson.zst in it; give recordings".into()));
+        }
+        found.sort();
+        all.extend(found);
+    }
+    Ok(all)
 }
 
 /// Reads recordings one after the other; `each` gets the number of the recording and a record.

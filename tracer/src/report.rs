@@ -1,6 +1,10 @@
 //! `forkscope report`: recordings summed up.
 
-use std::{collections::HashSet, io::Write as _, path::Path};
+use std::{
+    collections::HashSet,
+    io::Write as _,
+    path::{Path, PathBuf},
+};
 
 use serde::Serialize;
 
@@ -81,10 +85,10 @@ impl Tables {
 /// # Errors
 /// When one cannot be opened, or there is nothing to read.
 pub fn gather(
-    paths: &[impl AsRef<Path>],
+    paths: &[PathBuf],
     mut tables: Option<&mut Tables>,
 ) -> Result<(Merge, Vec<Problem>), Failure> {
-    let names: Vec<String> = paths.iter().map(|p| p.as_ref().display().to_string()).collect();
+    let names: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
     let mut merge = Merge::default();
     let mut known = HashSet::new();
     let (mut of, mut again) = (usize::MAX, false);
@@ -130,8 +134,9 @@ pub fn run(flags: &Report) -> Result<u8, Failure> {
     let by = flags.by();
     let mut tables = Tables { spawned: Groups::new(by), ran: Groups::new(by) };
     // Before an hour of reading, not after it.
-    let output = Output::open(flags.output.as_deref(), &flags.recordings)?;
-    let (mut merge, problems) = gather(&flags.recordings, Some(&mut tables))?;
+    let recordings = recording::files(&flags.recordings)?;
+    let output = Output::open(flags.output.as_deref(), &recordings)?;
+    let (mut merge, problems) = gather(&recordings, Some(&mut tables))?;
     let Tables { spawned, ran } = tables;
     let top = flags.top as usize;
     let spawned: Shown<Spawned> = spawned.shown(top, flags.sort);
@@ -191,11 +196,11 @@ impl Output {
     ///
     /// # Errors
     /// When it cannot be made; nothing that was there is lost then.
-    pub fn open(path: Option<&Path>, read: &[impl AsRef<Path>]) -> Result<Self, Failure> {
+    pub fn open(path: Option<&Path>, read: &[PathBuf]) -> Result<Self, Failure> {
         if let Some(path) = path
             && let Ok(output) = path.canonicalize()
             && output.is_file()
-            && read.iter().any(|one| one.as_ref().canonicalize().is_ok_and(|one| one == output))
+            && read.iter().any(|one| one.canonicalize().is_ok_and(|one| one == output))
         {
             return Err(Failure::new(
                 Why::Usage,

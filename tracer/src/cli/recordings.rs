@@ -43,7 +43,8 @@ enum ReportFormat {
 /// Flags of `report`.
 #[derive(Debug, Args)]
 pub struct Report {
-    /// Recordings of `trace --format json`, also compressed (.zst); - is standard input
+    /// Recordings of `trace --format json`, also compressed (.zst), or folders of them; - is
+    /// standard input
     #[arg(value_name = "RECORDING", required = true)]
     pub recordings: Vec<PathBuf>,
     /// How it is written
@@ -90,9 +91,9 @@ impl Report {
 /// Flags of `diff`.
 #[derive(Debug, Args)]
 pub struct Diff {
-    /// The recording before
+    /// The recording before, or a folder of its pieces
     pub a: PathBuf,
-    /// The recording after
+    /// The recording after, likewise
     pub b: PathBuf,
     /// How it is written
     #[arg(long, value_enum, default_value = "text")]
@@ -132,7 +133,8 @@ pub struct Export {
     /// What to make
     #[arg(long, value_enum)]
     pub to: ExportTo,
-    /// Recordings of `trace --format json`, also compressed (.zst); - is standard input
+    /// Recordings of `trace --format json`, also compressed (.zst), or folders of them; - is
+    /// standard input
     #[arg(value_name = "RECORDING", required = true)]
     pub recordings: Vec<PathBuf>,
     /// Where to: a file (Parquet: a folder)

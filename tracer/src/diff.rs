@@ -79,7 +79,7 @@ impl Pair {
         let changes = |sure: bool| {
             self.percentiles
                 .iter()
-                .filter(|c| c.significant == sure)
+                .filter(|c| c.significant == sure && c.p_value.is_some())
                 .filter_map(|c| c.ratio.map(|ratio| ratio.ln().abs()))
                 .fold(None, |most: Option<f64>, one| Some(most.map_or(one, |most| most.max(one))))
         };
@@ -213,7 +213,9 @@ fn render(all: &Differences, flags: &Diff, layout: Layout) -> String {
     for pair in &all.histograms {
         let mut name = pair.name();
         let (mut a, mut b) = (count(pair.a_count), count(pair.b_count));
-        for c in &pair.percentiles {
+        // Of a percentile that nothing can be said about, nothing is; the median is always there.
+        let told = |(n, c): &(usize, &Compared)| *n == 0 || c.p_value.is_some();
+        for (_, c) in pair.percentiles.iter().enumerate().filter(told) {
             let time = |ns: Option<u64>| ns.map_or_else(|| "–".into(), duration);
             let ratio = c.ratio.map_or_else(|| "–".into(), |ratio| format!("{ratio:.2}×"));
             let (colour, verdict) = match (c.ratio, c.significant) {

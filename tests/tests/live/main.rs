@@ -13,5 +13,6 @@ mod loss;
 mod matrix;
 mod mechanisms;
 mod order;
+mod recordings;
 mod schema;
 mod truth;

@@ -6,6 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
 };
 
+use forkscope_common::mechanism::Mechanism;
 use serde::Serialize;
 
 use crate::{
@@ -244,6 +245,8 @@ struct Open {
     section: Section,
     session: Option<String>,
     piece: Option<u32>,
+    /// What there were hooks for.
+    measured: Vec<String>,
     first_time: Option<String>,
     /// RFC 3339 in UTC with a fixed number of digits: comparing text compares times.
     last_time: String,
@@ -276,6 +279,12 @@ impl Open {
             },
             session: header.and_then(|header| header.session.clone()),
             piece: header.and_then(|header| header.piece),
+            measured: header
+                .iter()
+                .flat_map(|header| &header.measures)
+                .filter(|(_, measure)| measure.state != "missing")
+                .map(|(name, _)| name.clone())
+                .collect(),
             first_time: None,
             last_time: String::new(),
             totals: Totals::default(),
@@ -389,21 +398,28 @@ impl Open {
         }
     }
 
-    /// What its records sum up to; what no record tells of is unknown.
+    /// What its records sum up to; what was not measured, as far as that is known, is unknown.
     fn counters(&self) -> Counters {
         let totals = &self.totals;
-        let any = |n: u64| (n > 0).then_some(n);
+        let known = |measurement: &str, n: u64| {
+            (n > 0 || self.measured.iter().any(|one| one == measurement)).then_some(n)
+        };
+        let spawned: u64 = totals.spawns.values().sum();
+        let spawns = known("spawn", spawned).map(|_| {
+            let none = Mechanism::ALL.into_iter().map(|one| (one.name().into(), 0));
+            let mut spawns: BTreeMap<Cow<'static, str>, u64> = none.collect();
+            spawns.extend(totals.spawns.iter().map(|(name, n)| (name.clone().into(), *n)));
+            spawns
+        });
         Counters {
-            spawns: (!totals.spawns.is_empty()).then(|| {
-                totals.spawns.iter().map(|(name, n)| (Cow::Owned(name.clone()), *n)).collect()
-            }),
-            spawn_failures: any(totals.spawn_failures),
-            execs: any(totals.execs),
-            exec_failures: any(totals.exec_failures),
-            exits: any(totals.exits),
-            cow_faults: any(totals.cow_copied + totals.cow_reused),
-            cow_copied: any(totals.cow_copied),
-            cow_reused: any(totals.cow_reused),
+            spawns,
+            spawn_failures: known("latency", totals.spawn_failures),
+            execs: known("exec", totals.execs),
+            exec_failures: known("exec_failures", totals.exec_failures),
+            exits: known("exit", totals.exits),
+            cow_faults: known("cow", totals.cow_copied + totals.cow_reused),
+            cow_copied: known("cow", totals.cow_copied),
+            cow_reused: known("cow", totals.cow_reused),
         }
     }
 

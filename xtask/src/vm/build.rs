@@ -99,6 +99,9 @@ impl Linking {
         if let Some(linker) = self.linker {
             cargo.env(format!("CARGO_TARGET_{variable}_LINKER"), linker);
         }
+        // For the one library in C; musl has no compiler of its own here, and needs none for it.
+        cargo.env(format!("CC_{}", self.triple.replace('-', "_")), arch.gcc().0);
+        cargo.env("CFLAGS", "-U_FORTIFY_SOURCE");
         let done = cargo
             .current_dir(root)
             .args(words)

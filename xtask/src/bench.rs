@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 mod figures;
 mod programs;
+mod reading;
 mod rig;
 mod table;
 mod tracers;
@@ -52,9 +53,23 @@ const COSTS: [Timed; 3] = [
 /// Of all fault programs together, for a fault.
 const FAULT_BUDGET_NS: f64 = 200.0;
 
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum What {
+    /// Slowdown of what is traced, and time of the programs in the kernel.
+    Tracing,
+    /// Records a second, beside jq and DuckDB.
+    Reading,
+}
+
 /// What to measure, and where else to write it.
 #[derive(clap::Args)]
 pub struct Options {
+    /// What tracing costs the traced, or how fast recordings are read.
+    #[arg(value_enum, default_value = "tracing")]
+    what: What,
+    /// Records that are read (reading).
+    #[arg(long, default_value_t = 1_000_000, value_name = "N")]
+    records: u64,
     /// Few pairs, for a first look.
     #[arg(long, conflicts_with = "pairs")]
     quick: bool,
@@ -86,6 +101,10 @@ pub fn run(root: &Path, options: &Options) -> Result<bool> {
         Some(path) => Some(File::create(path).with_context(|| path.display().to_string())?),
         None => None,
     };
+    if options.what == What::Reading {
+        let rounds = pairs.min(5);
+        return reading::run(root, &forkscope(root)?, options.records, rounds, file);
+    }
     let rig = Rig::new(root, forkscope(root)?)?;
     let machine = machine(&rig);
     println!("{machine}");

@@ -413,9 +413,9 @@ impl Open {
         });
         Counters {
             spawns,
-            spawn_failures: known("latency", totals.spawn_failures),
+            spawn_failures: known("spawn_failure", totals.spawn_failures),
             execs: known("exec", totals.execs),
-            exec_failures: known("exec_failures", totals.exec_failures),
+            exec_failures: known("exec_latency", totals.exec_failures),
             exits: known("exit", totals.exits),
             cow_faults: known("cow", totals.cow_copied + totals.cow_reused),
             cow_copied: known("cow", totals.cow_copied),

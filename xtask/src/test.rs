@@ -22,17 +22,19 @@ use crate::{
 };
 
 /// Programs that live tests trace, and the Debian packages that have them.
-const PROGRAMS: [(&str, &str); 10] = [
+const PROGRAMS: [(&str, &str); 12] = [
     ("gcc", "gcc"),
     ("make", "make"),
     ("nginx", "nginx-light"),
     ("perf", "linux-perf"),
+    ("promtool", "prometheus"),
     ("psql", "postgresql"),
     ("python3", "python3"),
     ("redis-benchmark", "redis-tools"),
     ("redis-server", "redis-server"),
     ("strace", "strace"),
     ("stress-ng", "stress-ng"),
+    ("systemd-analyze", "systemd"),
 ];
 
 /// The kernel side compiles for BPF only, or without unwinding.

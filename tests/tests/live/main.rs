@@ -6,6 +6,7 @@ mod cow;
 mod cow_apps;
 mod degraded;
 mod demo;
+mod deploy;
 mod endings;
 mod filters;
 mod hostile;

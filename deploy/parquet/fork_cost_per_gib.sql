@@ -8,7 +8,9 @@ SELECT s.host, h.kernel,
        REGR_SLOPE(s.latency_ns / 1e6, s.parent_rss_bytes / 1073741824.0) AS ms_per_gib,
        REGR_R2(s.latency_ns / 1e6, s.parent_rss_bytes / 1073741824.0) AS r2
 FROM spawn s
-JOIN header h ON h.host = s.host AND h.recording = s.recording
+-- A recording that began more than once has as many headers.
+JOIN (SELECT DISTINCT host, recording, kernel FROM header) h
+       ON h.host = s.host AND h.recording = s.recording
 WHERE s.mechanism = 'fork' AND s.parent_rss_bytes >= 16777216 AND s.latency_ns IS NOT NULL
 GROUP BY s.host, h.kernel
 HAVING COUNT(*) >= 3

@@ -21,7 +21,7 @@ use crate::{
     vm::{self, Arch},
 };
 
-/// Programs that live tests trace, and the Debian packages that have them.
+/// Programs that live tests trace or ask, and the Debian packages that have them.
 const PROGRAMS: [(&str, &str); 12] = [
     ("gcc", "gcc"),
     ("make", "make"),

@@ -311,3 +311,16 @@ print(*kinds)
     let kinds = rig.run(check).expect_code(0).stdout();
     assert_eq!(kinds.trim(), "Namespace ConfigMap DaemonSet NetworkPolicy");
 }
+
+#[test]
+fn the_sql_answers_right() {
+    let Some(rig) = Rig::new() else { return };
+    let python = match venv(&["duckdb==2.0.0"]) {
+        Ok(python) => python,
+        Err(why) => return skip(why),
+    };
+    let mut queries = Command::new(python);
+    queries.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("programs/parquet_sql.py"));
+    queries.arg(deploy("parquet"));
+    assert_eq!(rig.run(queries).expect_code(0).stdout(), "ok\n");
+}

@@ -61,7 +61,7 @@ fn published(metric: &str) -> bool {
     let of_histogram = |family: &&str| {
         metric.strip_prefix(*family).is_some_and(|r| ["", "_bucket", "_sum", "_count"].contains(&r))
     };
-    COUNTERS.contains(&metric) || HISTOGRAMS.iter().any(|family| of_histogram(family))
+    COUNTERS.contains(&metric) || HISTOGRAMS.iter().any(of_histogram)
 }
 
 /// Everything under a key of that name, at any depth.

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    os::unix::process::ExitStatusExt as _,
+    os::unix::process::{CommandExt as _, ExitStatusExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     thread,
@@ -44,6 +44,14 @@ impl Running {
         let file = |path: &Path| File::create(path).expect("a file for the output");
         command.stdin(Stdio::null()).stdout(file(&stdout)).stderr(file(&stderr));
         let what = format!("{command:?}");
+        // Under nohup(1) it would be ignored by whatever a test starts.
+        // SAFETY: signal(2) may be called between fork and exec.
+        unsafe {
+            command.pre_exec(|| {
+                libc::signal(libc::SIGHUP, libc::SIG_DFL);
+                Ok(())
+            });
+        }
         let child = command.spawn().unwrap_or_else(|e| panic!("{what}: {e}"));
         Self { child, stdout, stderr, what }
     }

@@ -26,7 +26,9 @@ use self::entry::{
 };
 
 /// The longest line that is read; the longest written is a summary of under a megabyte.
-const LONGEST: u64 = 64 << 20;
+const LONGEST: usize = 64 << 20;
+/// Bytes read at once: more than a line, less than a processor's cache.
+const BUFFER: usize = 1 << 16;
 /// Damaged lines that are named one by one.
 const NAMED: u64 = 3;
 /// What a zstd frame begins with (RFC 8878, 3.1.1).
@@ -118,11 +120,11 @@ impl Reader {
             }
             Box::new(file)
         };
-        let mut raw = BufReader::with_capacity(1 << 18, raw);
+        let mut raw = BufReader::with_capacity(BUFFER, raw);
         let compressed = raw.fill_buf().map_err(failed)?.starts_with(&ZSTD_MAGIC);
         let input: Box<dyn BufRead> = if compressed {
             let decoder = zstd::stream::read::Decoder::with_buffer(raw).map_err(failed)?;
-            Box::new(BufReader::with_capacity(1 << 18, decoder))
+            Box::new(BufReader::with_capacity(BUFFER, decoder))
         } else {
             Box::new(raw)
         };
@@ -155,31 +157,61 @@ impl Reader {
     /// Hands every sound record to `each`, in order. What that returns is a problem of the
     /// record's line.
     pub fn read(mut self, each: &mut dyn FnMut(Entry<'_>) -> Result<(), String>) -> Outcome {
-        let mut line = Vec::new();
+        let mut input = std::mem::replace(&mut self.input, Box::new(io::empty()));
+        // What a buffer's end has cut in two.
+        let mut begun: Vec<u8> = Vec::new();
         loop {
-            line.clear();
-            let got = (&mut self.input).take(LONGEST).read_until(b'\n', &mut line);
-            self.line += 1;
-            let n = line.len() as u64;
-            let whole = line.last() == Some(&b'\n');
-            if let Err(error) = got {
-                self.broken(&error, n > 0);
+            let buffer = match input.fill_buf() {
+                Ok(buffer) => buffer,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    self.line += 1;
+                    self.broken(&error, !begun.is_empty());
+                    break;
+                }
+            };
+            if buffer.is_empty() {
+                if !begun.is_empty() {
+                    self.next_line(&begun, false, each);
+                }
                 break;
             }
-            if n == 0 {
-                break;
+            let mut done = 0;
+            while let Some(length) = memchr::memchr(b'\n', &buffer[done..]) {
+                let line = &buffer[done..=done + length];
+                if begun.is_empty() {
+                    self.next_line(line, true, each);
+                } else {
+                    begun.extend_from_slice(line);
+                    self.next_line(&begun, true, each);
+                    begun.clear();
+                }
+                done += length + 1;
             }
-            if !whole && n == LONGEST {
+            begun.extend_from_slice(&buffer[done..]);
+            let n = buffer.len();
+            input.consume(n);
+            if begun.len() > LONGEST {
+                self.line += 1;
                 self.problem(format!(
                     "longer than any record ({} MiB): nothing from here on is read",
                     LONGEST >> 20
                 ));
                 break;
             }
-            self.one(&line, whole, each);
-            self.byte += n;
         }
         self.outcome()
+    }
+
+    fn next_line(
+        &mut self,
+        line: &[u8],
+        whole: bool,
+        each: &mut dyn FnMut(Entry<'_>) -> Result<(), String>,
+    ) {
+        self.line += 1;
+        self.one(line, whole, each);
+        self.byte += line.len() as u64;
     }
 
     fn one(

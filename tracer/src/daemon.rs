@@ -104,6 +104,8 @@ pub trait Consumer {
 
 /// What the kernel side has counted, for a consumer that looks.
 pub struct View<'a> {
+    /// The moment before anything of it was read.
+    pub as_of: Instant,
     /// Counters as they were before the ring was drained: what they count has been seen, unless
     /// it was dropped, or is being written at this moment.
     pub counters: Raw,
@@ -590,6 +592,7 @@ impl<'a> Run<'a> {
 
     /// Lets the consumer look at the books, once it has seen the records of what they count.
     fn look(&mut self, last: bool) {
+        let as_of = Instant::now();
         let live = &mut self.session.live;
         let counters = live.books().counters();
         let submitted: u64 = counters.stages.iter().map(|stage| stage.submitted).sum();
@@ -612,6 +615,7 @@ impl<'a> Run<'a> {
         let unhooked = if last { Vec::new() } else { live.unhooked() };
         let (sees, backend) = (sees(live), live.choice().backend.name());
         self.consumer.look(View {
+            as_of,
             counters,
             open,
             histograms: live.books().recent_histograms(),

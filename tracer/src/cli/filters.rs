@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Several values of one flag are alternatives; different flags all apply.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, PartialEq, Eq, Args)]
 #[command(
     next_help_heading = "Filters (several values are alternatives, different flags all apply)"
 )]

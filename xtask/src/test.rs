@@ -27,7 +27,7 @@ const PROGRAMS: [(&str, &str); 12] = [
     ("make", "make"),
     ("nginx", "nginx-light"),
     ("perf", "linux-perf"),
-    ("promtool", "prometheus"),
+    ("prometheus", "prometheus"),
     ("psql", "postgresql"),
     ("python3", "python3"),
     ("redis-benchmark", "redis-tools"),

@@ -16,4 +16,5 @@ mod mechanisms;
 mod order;
 mod recordings;
 mod schema;
+mod serve;
 mod truth;

@@ -43,6 +43,8 @@ use self::pieces::Told;
 
 /// How often what waits in the ring is fetched when nobody rings.
 const TICK: Duration = Duration::from_millis(50);
+/// And when nobody waits to read it.
+const SLOW_TICK: Duration = Duration::from_millis(200);
 /// How often losses are looked for.
 const AUDIT: Duration = Duration::from_secs(1);
 /// How often the histograms are read, so that no bucket wraps: 2^32 in a minute are 70 million a
@@ -92,7 +94,7 @@ pub trait Consumer {
     fn turn(&mut self, _summary: Record, _header: Record) {}
     /// Sees an event on its way.
     fn see(&mut self, _event: &Event) {}
-    /// Many times a second: whether it wants to look at the books.
+    /// Several times a second: whether it wants to look at the books.
     fn tick(&mut self) -> bool {
         false
     }
@@ -441,7 +443,8 @@ impl<'a> Run<'a> {
             started = command.start();
         }
         let deadline = until.duration.map(|d| tokio::time::Instant::now() + d);
-        let mut ticks = tokio::time::interval(TICK);
+        let every = if self.records { TICK } else { SLOW_TICK };
+        let mut ticks = tokio::time::interval(every);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut code = None;
         loop {
@@ -459,7 +462,6 @@ impl<'a> Run<'a> {
                     }
                 }
                 () = at(deadline) => break,
-                () = woken(until.asked.as_deref()) => self.look(false),
                 _ = ticks.tick() => {
                     self.drain();
                     self.tick();
@@ -475,6 +477,8 @@ impl<'a> Run<'a> {
                         break;
                     }
                 }
+                // After the ticks, so that who asks all the time stops nothing else.
+                () = woken(until.asked.as_deref()) => self.look(false),
                 guard = ring.readable() => {
                     if !self.drain()
                         && let Ok(mut guard) = guard

@@ -151,9 +151,12 @@ fn take_over(flags: &Serve, desk: &Desk, successor: &Successor) -> Result<Vec<St
     let (done, taken) = mpsc::channel();
     *successor.lock().unwrap_or_else(PoisonError::into_inner) = Some((session, done));
     desk.bell.notify_one();
-    taken.recv_timeout(TAKEOVER).map_err(|_| {
-        Failure::new(Why::Failed, "the tracing loop did not take them over; see /healthz")
-    })?;
+    if taken.recv_timeout(TAKEOVER).is_err() {
+        // Unless it has just been taken, it is not to be.
+        successor.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let what = "the tracing loop did not take them over; see /healthz";
+        return Err(Failure::new(Why::Failed, what));
+    }
     Ok(notes)
 }
 

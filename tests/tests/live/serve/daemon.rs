@@ -143,7 +143,8 @@ fn sample(line: &str) -> (String, f64) {
     let Some((name, labels)) = series.strip_suffix('}').and_then(|it| it.split_once('{')) else {
         return (key(series, Vec::new()), value);
     };
-    let labels = labels.trim_end_matches('"').split("\",").filter(|label| !label.is_empty());
+    let labels =
+        labels.strip_suffix('"').unwrap_or_default().split("\",").filter(|label| !label.is_empty());
     let labels = labels.map(|label| {
         let (name, value) = label.split_once("=\"").expect("a label");
         (

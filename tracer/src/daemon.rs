@@ -24,22 +24,23 @@ use crate::{
     failure::{Failure, Why},
     kernel::{
         backend::{COW_FAULT, Measurement, Part, State},
-        books::Totals,
         cgroups::Cgroups,
         clock_ns,
         host::Host,
         load::Live,
     },
-    plan::{Measures, Plan},
+    plan::Plan,
     procfs,
     record::{Header, Lost, LostTotals, MeasureNote, Record, SCHEMA, Summary, Time},
     sink::Writer,
     stats,
 };
 
+mod look;
 mod pieces;
 
-use self::pieces::Told;
+pub use look::View;
+use pieces::Told;
 
 /// How often what waits in the ring is fetched when nobody rings.
 const TICK: Duration = Duration::from_millis(50);
@@ -102,33 +103,6 @@ pub trait Consumer {
     fn look(&mut self, _view: View<'_>) {}
     /// Nothing begins any more: what takes over may begin.
     fn closed(&mut self) {}
-}
-
-/// What the kernel side has counted, for a consumer that looks.
-pub struct View<'a> {
-    /// The moment before anything of it was read.
-    pub as_of: Instant,
-    /// Counters as they were before the ring was drained: what they count has been seen, unless
-    /// it was dropped, or is being written at this moment.
-    pub counters: Raw,
-    /// What the open ledgers have besides.
-    pub open: [Role; ROLES],
-    /// Histograms, by slot.
-    pub histograms: &'a [Totals],
-    /// What was lost.
-    pub lost: LostTotals,
-    /// What is measured, as far as there are hooks.
-    pub measures: Measures,
-    /// What there are hooks for.
-    pub sees: stats::Sees,
-    /// By which hook, how well.
-    pub measurements: &'a [Measurement],
-    /// The backend.
-    pub backend: &'static str,
-    /// Hooks that have come off since, and why.
-    pub unhooked: Vec<String>,
-    /// Tracing is over: there is no more to come.
-    pub last: bool,
 }
 
 impl Consumer for Writer {
@@ -592,45 +566,6 @@ impl<'a> Run<'a> {
         if let Some(count) = self.consumer.take_unreported() {
             self.say_lost("sink", count);
         }
-    }
-
-    /// Lets the consumer look at the books, once it has seen the records of what they count.
-    fn look(&mut self, last: bool) {
-        let as_of = Instant::now();
-        let live = &mut self.session.live;
-        let counters = live.books().counters();
-        let submitted: u64 = counters.stages.iter().map(|stage| stage.submitted).sum();
-        // In a storm the ring never gets empty. What was put in and counted can stand a little
-        // behind what was put in and not yet counted, so one more batch.
-        while self.received < submitted && self.drain() {}
-        self.drain();
-        let live = &mut self.session.live;
-        let mut open = [Role::default(); ROLES];
-        for ledger in live.books().open_ledgers() {
-            for (sum, role) in open.iter_mut().zip(&ledger.roles) {
-                sum.add(role);
-            }
-        }
-        let lost = LostTotals {
-            kernel: lost_in_kernel(&counters, live),
-            decode: self.decode_errors,
-            sink: self.consumer.lost(),
-        };
-        let unhooked = if last { Vec::new() } else { live.unhooked() };
-        let (sees, backend) = (sees(live), live.choice().backend.name());
-        self.consumer.look(View {
-            as_of,
-            counters,
-            open,
-            histograms: live.books().recent_histograms(),
-            lost,
-            measures: self.session.plan.measures,
-            sees,
-            measurements: &self.session.measurements,
-            backend,
-            unhooked,
-            last,
-        });
     }
 
     fn say_lost(&mut self, stage: &'static str, count: u64) {

@@ -177,7 +177,8 @@ fn without_privileges_it_says_which() {
     let copy = rig.path("forkscope");
     fs::copy(rig.forkscope(), &copy).expect("a copy");
     fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).expect("chmod");
-    for words in [&["trace"][..], &["trace", "--", "true"], &["demo"]] {
+    let serve = ["serve", "--listen", "127.0.0.1:0"];
+    for words in [&["trace"][..], &["trace", "--", "true"], &["demo"], &serve] {
         let mut command = Command::new("setpriv");
         command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
         command.arg(&copy).args(words);

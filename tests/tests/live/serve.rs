@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use forkscope_tests::Rig;
+use forkscope_tests::{Rig, skip};
 
 mod daemon;
 mod prometheus;
@@ -221,6 +221,51 @@ fn loss_is_told_and_bends_no_total() {
     let spawns = sum(&last, "forkscope_spawns_total", &["mechanism=fork"]);
     assert_eq!(spawns, made(&forks, "fork") + made(&more, "fork"));
     assert!(daemon.stop().stderr().contains("lost, which no total lacks"));
+}
+
+/// Kprobes of the whole machine, which are on again whatever happens.
+struct NoKprobes;
+
+impl NoKprobes {
+    fn switch(on: bool) -> bool {
+        let script = "mountpoint -q /sys/kernel/debug || mount -t debugfs none /sys/kernel/debug; \
+                      echo \"$0\" > /sys/kernel/debug/kprobes/enabled";
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "sh", "-c", script]);
+        command.arg(if on { "1" } else { "0" }).status().is_ok_and(|status| status.success())
+    }
+}
+
+impl Drop for NoKprobes {
+    fn drop(&mut self) {
+        Self::switch(true);
+    }
+}
+
+#[test]
+fn hooks_that_are_switched_off_are_told() {
+    let Some(rig) = Rig::new() else { return };
+    if !rig.has(&["unshare", "mountpoint"]) {
+        return;
+    }
+    let flags = ["--listen", "127.0.0.1:0", "--comm", "nobody-here", "--backend", "kprobe"];
+    let mut trial = Command::new(rig.forkscope());
+    trial.args(["trace", "--backend", "kprobe", "-o"]).arg(rig.path("trial")).args(["--", "true"]);
+    if rig.run(trial).status.code() != Some(0) || !NoKprobes::switch(true) {
+        return skip("no kprobes that could be switched off here");
+    }
+    let mut command = Command::new(rig.forkscope());
+    command.arg("serve").args(flags);
+    let daemon = Daemon::of(&rig, command);
+    assert_eq!(daemon.get("/healthz", "").status, 200);
+    let off = NoKprobes;
+    assert!(NoKprobes::switch(false));
+    let health = daemon.get("/healthz", "");
+    drop(off);
+    assert_eq!(health.status, 503);
+    assert!(health.text().starts_with("kprobes are switched off"), "{}", health.text());
+    assert_eq!(daemon.get("/healthz", "").status, 200);
+    daemon.stop();
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! What the programs count, read without a syscall while they write it.
 
+use std::mem::offset_of;
+
 use forkscope_common::{
     Plain as _,
     config::slot,
-    cow::Ledger,
+    cow::{Ledger, ROLES, Role},
     event::Counters,
     hist::{BUCKETS, Hist},
 };
@@ -74,7 +76,7 @@ impl Books {
         let mut open: Vec<Ledger> = (0..self.slots)
             .map(|slot| slot * size_of::<Ledger>())
             .filter(|at| {
-                let since: u64 = self.ledgers.read(at + std::mem::offset_of!(Ledger, opened_at));
+                let since: u64 = self.ledgers.read(at + offset_of!(Ledger, opened_at));
                 since != 0
             })
             .filter_map(|at| Ledger::read_from(&self.ledgers.bytes(at, size_of::<Ledger>())))
@@ -82,6 +84,24 @@ impl Books {
             .collect();
         open.sort_by_key(|ledger| ledger.opened_at);
         open
+    }
+
+    /// What the ledgers that are open have counted, added up.
+    #[must_use]
+    pub fn open_roles(&self) -> [Role; ROLES] {
+        let mut sum = [Role::default(); ROLES];
+        for slot in 0..self.slots {
+            let at = slot * size_of::<Ledger>();
+            let since: u64 = self.ledgers.read(at + offset_of!(Ledger, opened_at));
+            if since == 0 {
+                continue;
+            }
+            for (role, sum) in sum.iter_mut().enumerate() {
+                let role = offset_of!(Ledger, roles) + role * size_of::<Role>();
+                sum.add(&self.ledgers.read(at + role));
+            }
+        }
+        sum
     }
 
     /// The histograms so far, by slot. Called at least as often as a bucket can wrap:

@@ -1,0 +1,79 @@
+//! The books, shown to a consumer while tracing goes on.
+
+use std::time::Instant;
+
+use forkscope_common::{
+    cow::{ROLES, Role},
+    event::Counters,
+};
+
+use super::{Run, lost_in_kernel, sees};
+use crate::{
+    kernel::{backend::Measurement, books::Totals},
+    plan::Measures,
+    record::LostTotals,
+    stats,
+};
+
+/// What the kernel side has counted, for a consumer that looks.
+pub struct View<'a> {
+    /// The moment before anything of it was read.
+    pub as_of: Instant,
+    /// Counters as they were before the ring was drained: what they count has been seen, unless
+    /// it was dropped, or is being written at this moment.
+    pub counters: Counters,
+    /// What the open ledgers have besides.
+    pub open: [Role; ROLES],
+    /// Histograms, by slot.
+    pub histograms: &'a [Totals],
+    /// What was lost.
+    pub lost: LostTotals,
+    /// What is measured, as far as there are hooks.
+    pub measures: Measures,
+    /// What there are hooks for.
+    pub sees: stats::Sees,
+    /// By which hook, how well.
+    pub measurements: &'a [Measurement],
+    /// The backend.
+    pub backend: &'static str,
+    /// Hooks that have come off since, and why.
+    pub unhooked: Vec<String>,
+    /// Tracing is over: there is no more to come.
+    pub last: bool,
+}
+
+impl Run<'_> {
+    /// Lets the consumer look at the books, once it has seen the records of what they count.
+    pub(super) fn look(&mut self, last: bool) {
+        let as_of = Instant::now();
+        let live = &mut self.session.live;
+        let counters = live.books().counters();
+        let submitted: u64 = counters.stages.iter().map(|stage| stage.submitted).sum();
+        // In a storm the ring never gets empty. What was put in and counted can stand a little
+        // behind what was put in and not yet counted, so one more batch.
+        while self.received < submitted && self.drain() {}
+        self.drain();
+        let live = &mut self.session.live;
+        let open = live.books().open_roles();
+        let lost = LostTotals {
+            kernel: lost_in_kernel(&counters, live),
+            decode: self.decode_errors,
+            sink: self.consumer.lost(),
+        };
+        let unhooked = if last { Vec::new() } else { live.unhooked() };
+        let (sees, backend) = (sees(live), live.choice().backend.name());
+        self.consumer.look(View {
+            as_of,
+            counters,
+            open,
+            histograms: live.books().recent_histograms(),
+            lost,
+            measures: self.session.plan.measures,
+            sees,
+            measurements: &self.session.measurements,
+            backend,
+            unhooked,
+            last,
+        });
+    }
+}

@@ -76,6 +76,9 @@ pub fn run(flags: &Serve) -> Result<u8, Failure> {
         })
         .map_err(failed)?;
     let web = http::start(listener, Arc::clone(&desk))?;
+    if !address.ip().is_loopback() {
+        note("whoever reaches this address can read it: names of processes, and how many");
+    }
     say(&format!("listening on http://{address}"));
     tell(&[NotifyState::Ready, NotifyState::Status("counting")]);
 

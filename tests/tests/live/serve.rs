@@ -3,7 +3,8 @@
 
 use std::{
     env, fs,
-    net::TcpListener,
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
     os::unix::net::UnixDatagram,
     process::Command,
     thread,
@@ -103,11 +104,57 @@ fn clients_get_what_they_ask_for_and_no_more() {
     let long = "x".repeat(64 << 10);
     let answer = daemon.request(&format!("GET / HTTP/1.1\r\nHost: x\r\nX: {long}\r\n\r\n"));
     assert!((400..500).contains(&answer.status), "{}", answer.status);
-    // Clients that say nothing hold up nobody.
-    let idle: Vec<_> =
-        (0..20).map(|_| std::net::TcpStream::connect(daemon.address).expect("room")).collect();
+    daemon.stop();
+}
+
+#[test]
+fn clients_that_say_nothing_hold_up_nobody() {
+    let Some(rig) = Rig::new() else { return };
+    let daemon = Daemon::start(&rig, &["--comm", "nobody-here"]);
+    let silent = |n: usize| -> Vec<TcpStream> {
+        (0..n).map(|_| TcpStream::connect(daemon.address).expect("room")).collect()
+    };
+    let few = silent(20);
     assert_eq!(daemon.get("/healthz", "").status, 200);
-    drop(idle);
+    // More than have a place: they are cut, and then it is somebody else's turn.
+    let many = silent(100);
+    for mut client in &many {
+        client.write_all(b"GET /metrics HT").expect("it is open");
+    }
+    assert_eq!(daemon.get("/metrics", "").status, 200);
+    for mut client in few {
+        let mut answer = Vec::new();
+        client.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
+        assert_eq!(client.read_to_end(&mut answer).expect("the end"), 0);
+    }
+    drop(many);
+    daemon.stop();
+}
+
+/// Somebody who takes a new name for every fork gets no more labels than anybody.
+#[test]
+fn names_do_not_make_it_grow() {
+    let Some(rig) = Rig::new() else { return };
+    if !rig.has(&["python3"]) {
+        return;
+    }
+    let script = "import ctypes, os; os.setuid(54321)\n\
+                  name = ctypes.CDLL(None).prctl\n\
+                  for n in range(3000):\n    \
+                      name(15, b'bomb \\\\\\\"%d' % n, 0, 0, 0)\n    \
+                      pid = os.fork()\n    \
+                      if pid == 0: os._exit(0)\n    \
+                      os.waitpid(pid, 0)\n";
+    // A user that nobody else is.
+    let daemon = Daemon::start(&rig, &["--uid", "54321", "--top-comms", "30"]);
+    let mut bomb = Command::new("python3");
+    bomb.args(["-c", script]);
+    rig.run(bomb).expect_code(0);
+    let after = daemon.scrape();
+    assert_eq!(sum(&after, "forkscope_spawns_total", &["mechanism=fork"]), 3000.0);
+    assert!(sum(&after, "forkscope_spawns_total", &["comm=other"]) > 2900.0);
+    let labels = after.keys().filter(|it| it.starts_with("forkscope_spawns_total{comm=bomb"));
+    assert_eq!(labels.count(), 15, "the first come, of which there is place for half");
     daemon.stop();
 }
 
@@ -162,9 +209,9 @@ fn reload(daemon: &mut Daemon, words: &str, n: usize) {
 #[test]
 fn a_reload_under_load_counts_nothing_twice() {
     let Some(rig) = Rig::new() else { return };
-    let load = namesake(&rig, "serveload");
+    let load = namesake(&rig, "servereload");
     let file = rig.path("filters");
-    fs::write(&file, "--comm serveload").expect("a file");
+    fs::write(&file, "--comm servereload").expect("a file");
     let mut daemon = Daemon::start(&rig, &["--filters", file.to_str().expect("a plain path")]);
     let mut storm = Command::new(&load);
     storm.args(["workload", "vfork", "--count", "20000"]);
@@ -182,8 +229,9 @@ fn a_reload_under_load_counts_nothing_twice() {
     expect_growth(&before, &after);
     let seen = sum(&after, "forkscope_spawns_total", &["mechanism=vfork"]);
     let made = made(&truth, "vfork");
+    println!("{seen} of {made} seen across two reloads");
     // Between the sessions there is a moment.
-    assert!(seen <= made && seen >= made * 0.9, "{seen} of {made}");
+    assert!(seen <= made && seen >= made * 0.98, "{seen} of {made}");
     daemon.stop();
 }
 

@@ -184,22 +184,13 @@ impl Live {
         if by(Backend::Fentry) && host::ftrace_enabled() == Some(false) {
             off.push("ftrace is switched off: sysctl kernel.ftrace_enabled=1".into());
         }
-        if !self.timed_cpus.is_empty() {
-            let online = host::online_cpus();
-            // An event does not outlive its CPU's going away.
-            self.timed_cpus.retain(|cpu| online.contains(cpu));
-            let others: Vec<String> = online
-                .iter()
-                .filter(|cpu| !self.timed_cpus.contains(cpu))
-                .map(ToString::to_string)
-                .collect();
-            if !others.is_empty() {
-                off.push(format!(
-                    "copy-on-write faults are not timed on CPU {}, which came online later: \
-                     restart",
-                    others.join(", ")
-                ));
-            }
+        let untimed = untimed(&mut self.timed_cpus, &host::online_cpus());
+        if !untimed.is_empty() {
+            let list: Vec<String> = untimed.iter().map(ToString::to_string).collect();
+            off.push(format!(
+                "copy-on-write faults are not timed on CPU {}, which came online later: restart",
+                list.join(", ")
+            ));
         }
         off
     }
@@ -229,5 +220,32 @@ impl Live {
             .map_err(|e| loading(host, &format!("attaching to syscalls:{point}"), &e))?;
         self.events.push(event);
         Ok(())
+    }
+}
+
+/// CPUs that are online and have no event, where there are events. One does not outlive its CPU's
+/// going away.
+fn untimed(timed: &mut Vec<u32>, online: &[u32]) -> Vec<u32> {
+    if timed.is_empty() {
+        return Vec::new();
+    }
+    timed.retain(|cpu| online.contains(cpu));
+    online.iter().filter(|cpu| !timed.contains(cpu)).copied().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpus_that_come_later_are_not_timed() {
+        let mut timed = vec![0, 1, 2];
+        assert!(untimed(&mut timed, &[0, 1, 2]).is_empty());
+        assert_eq!(untimed(&mut timed, &[0, 1, 2, 3]), [3]);
+        // Gone, and back.
+        assert!(untimed(&mut timed, &[0, 2]).is_empty());
+        assert_eq!(untimed(&mut timed, &[0, 1, 2]), [1]);
+        // Where faults are not timed by events, none is missing.
+        assert!(untimed(&mut Vec::new(), &[0, 1]).is_empty());
     }
 }

@@ -1,9 +1,9 @@
 //! `forkscope serve`: a daemon that Prometheus scrapes.
 //!
 //! Three threads. This one sees to the beginning, signals and the end. The second runs the
-//! session's loop: it drains the ring, counts ([`counts`]), and when asked reads the kernel side's
-//! books and makes families of it all ([`model`]). The third answers ([`http`]), in the format that
-//! the client wants. They meet at the [`desk`].
+//! session's loop: it drains the ring, counts (`counts`), and when asked reads the kernel side's
+//! books and makes families of it all (`model`). The third answers (`http`), in the format that
+//! the client wants. They meet at the `desk`.
 
 use std::{
     io::{self, PipeReader, Write as _},

@@ -74,6 +74,12 @@ impl Daemon {
         samples(&answer.text())
     }
 
+    /// Sends SIGHUP and waits until these words are said for the n-th time.
+    pub fn reload(&mut self, words: &str, n: usize) {
+        self.running.signal(libc::SIGHUP);
+        self.running.until(|running| running.stderr().matches(words).count() >= n);
+    }
+
     /// Ends it as a service manager does; it must end well.
     pub fn stop(self) -> Done {
         self.running.signal(libc::SIGTERM);

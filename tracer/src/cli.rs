@@ -17,7 +17,7 @@ mod trace;
 mod values;
 
 pub use self::profile::Profile;
-pub use self::recordings::{By, Diff, Export, ExportTo, Report, Sort};
+pub use self::recordings::{By, Diff, Export, ExportTo, Making, Report, Sort, Table, Weight};
 pub use self::serve::Serve;
 pub use self::trace::Trace;
 use self::values::size;

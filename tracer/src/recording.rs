@@ -156,11 +156,20 @@ impl Reader {
 
     /// Hands every sound record to `each`, in order. What that returns is a problem of the
     /// record's line.
-    pub fn read(mut self, each: &mut dyn FnMut(Entry<'_>) -> Result<(), String>) -> Outcome {
+    pub fn read(self, each: &mut dyn FnMut(Entry<'_>) -> Result<(), String>) -> Outcome {
+        self.read_while(&|| true, each)
+    }
+
+    /// The same, as long as `more` is to be read.
+    pub fn read_while(
+        mut self,
+        more: &dyn Fn() -> bool,
+        each: &mut dyn FnMut(Entry<'_>) -> Result<(), String>,
+    ) -> Outcome {
         let mut input = std::mem::replace(&mut self.input, Box::new(io::empty()));
         // What a buffer's end has cut in two.
         let mut begun: Vec<u8> = Vec::new();
-        loop {
+        while more() {
             let buffer = match input.fill_buf() {
                 Ok(buffer) => buffer,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -187,6 +196,9 @@ impl Reader {
                     begun.clear();
                 }
                 done += length + 1;
+                if !more() {
+                    break;
+                }
             }
             begun.extend_from_slice(&buffer[done..]);
             let n = buffer.len();
@@ -414,13 +426,29 @@ pub fn read_all(
     paths: &[impl AsRef<Path>],
     each: &mut dyn FnMut(usize, Entry<'_>) -> Result<(), String>,
 ) -> Result<Vec<Problem>, Failure> {
+    read_all_while(paths, &|| true, each)
+}
+
+/// The same, as long as `more` is to be read.
+///
+/// # Errors
+/// Those of [`read_all`].
+pub fn read_all_while(
+    paths: &[impl AsRef<Path>],
+    more: &dyn Fn() -> bool,
+    each: &mut dyn FnMut(usize, Entry<'_>) -> Result<(), String>,
+) -> Result<Vec<Problem>, Failure> {
     // All of them first: a typing error is not to cost an hour of reading.
     for path in paths.iter().map(AsRef::as_ref).filter(|path| path.as_os_str() != "-") {
         Reader::open(path)?;
     }
     let (mut records, mut problems) = (0, Vec::new());
     for (index, path) in paths.iter().enumerate() {
-        let outcome = Reader::open(path.as_ref())?.read(&mut |entry| each(index, entry));
+        if !more() {
+            break;
+        }
+        let outcome =
+            Reader::open(path.as_ref())?.read_while(more, &mut |entry| each(index, entry));
         records += outcome.records;
         if records > 0 || paths.len() > 1 {
             outcome.problems.iter().for_each(|problem| crate::trace::note(&problem.to_string()));

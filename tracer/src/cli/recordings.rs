@@ -1,10 +1,10 @@
 //! Flags of the commands that read recordings.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 
-use super::Format;
+use super::{Format, values::duration};
 use crate::failure::{Failure, Why};
 
 /// What spawns can be grouped by.
@@ -127,6 +127,41 @@ pub enum ExportTo {
     Folded,
 }
 
+/// Records that have a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+#[value(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "each is the record of the same name")]
+pub enum Table {
+    Spawn,
+    SpawnUpdate,
+    SpawnFailure,
+    Exec,
+    Exit,
+    Cow,
+    CowFault,
+    Lost,
+    #[value(skip)]
+    Header,
+    #[value(skip)]
+    Summary,
+    /// The buckets of a summary's histograms.
+    #[value(skip)]
+    Bucket,
+}
+
+/// What a folded stack's number is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Weight {
+    /// Processes and threads made
+    Spawns,
+    /// Microseconds in the calls that made them
+    Call,
+    /// Microseconds that processes lived
+    Lifetime,
+    /// Pages copied after forks
+    Copied,
+}
+
 /// Flags of `export`.
 #[derive(Debug, Args)]
 pub struct Export {
@@ -137,7 +172,62 @@ pub struct Export {
     /// standard input
     #[arg(value_name = "RECORDING", required = true)]
     pub recordings: Vec<PathBuf>,
-    /// Where to: a file (Parquet: a folder)
+    /// Where to: a file, or - for standard output (Parquet: a folder; CSV: a file or a folder)
     #[arg(short, long, value_name = "OUT")]
     pub output: PathBuf,
+    /// CSV: these record types alone [default: all of events]
+    #[arg(long = "type", value_name = "LIST", value_delimiter = ',', value_enum)]
+    tables: Vec<Table>,
+    /// hdr: a histogram for each interval of this length, from the records
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    interval: Option<Duration>,
+    /// folded: what is counted [default: spawns]
+    #[arg(long, value_enum)]
+    weight: Option<Weight>,
+}
+
+/// What to make, with what belongs to it.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "as in `ExportTo`")]
+pub enum Making {
+    Hdr { interval: Option<Duration> },
+    Parquet,
+    Perfetto,
+    Csv { tables: Vec<Table> },
+    Folded { weight: Weight },
+}
+
+impl Export {
+    /// What to make.
+    ///
+    /// # Errors
+    /// When a flag belongs to something else.
+    pub fn making(&self) -> Result<Making, Failure> {
+        for (flag, given, of) in [
+            ("--type", !self.tables.is_empty(), ExportTo::Csv),
+            ("--interval", self.interval.is_some(), ExportTo::Hdr),
+            ("--weight", self.weight.is_some(), ExportTo::Folded),
+        ] {
+            if given && self.to != of {
+                let of = of.to_possible_value().map_or_else(String::new, |v| v.get_name().into());
+                let message = format!("{flag}: only --to {of} has it; leave it out");
+                return Err(Failure::new(Why::Usage, message));
+            }
+        }
+        Ok(match self.to {
+            ExportTo::Hdr => Making::Hdr { interval: self.interval },
+            ExportTo::Parquet => Making::Parquet,
+            ExportTo::Perfetto => Making::Perfetto,
+            ExportTo::Csv if self.tables.is_empty() => {
+                Making::Csv { tables: Table::value_variants().to_vec() }
+            }
+            ExportTo::Csv => {
+                let mut tables = self.tables.clone();
+                tables.sort();
+                tables.dedup();
+                Making::Csv { tables }
+            }
+            ExportTo::Folded => Making::Folded { weight: self.weight.unwrap_or(Weight::Spawns) },
+        })
+    }
 }

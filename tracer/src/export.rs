@@ -4,7 +4,12 @@
 //! remember is bounded. A recording has sections: each begins with a header. One file a format,
 //! behind [`Exporter`]; an output has its name only when it is whole ([`output`]).
 
-use std::{cell::Cell, io, path::Path};
+use std::{
+    cell::Cell,
+    hash::{DefaultHasher, Hash, Hasher as _},
+    io,
+    path::Path,
+};
 
 use crate::{
     cli::{Export, Making},
@@ -23,6 +28,7 @@ mod hdr;
 pub mod output;
 mod parquet;
 mod perfetto;
+mod recent;
 #[cfg(test)]
 mod tests;
 
@@ -233,4 +239,11 @@ fn stem(path: &Path) -> String {
     let name = name.strip_suffix(".zst").unwrap_or(&name);
     let cut = [".ndjson", ".jsonl", ".json"].iter().find_map(|ending| name.strip_suffix(ending));
     cut.unwrap_or(name).to_string()
+}
+
+/// A number that stands for something: the same for the same in every export.
+fn number(of: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    of.hash(&mut hasher);
+    hasher.finish().max(1)
 }

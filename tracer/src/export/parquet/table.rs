@@ -202,7 +202,11 @@ impl Gathered {
 
     fn clear(&mut self) {
         let Self { longs, bools, texts, defined, repeated } = self;
-        (longs.clear(), bools.clear(), texts.clear(), defined.clear(), repeated.clear());
+        longs.clear();
+        bools.clear();
+        texts.clear();
+        defined.clear();
+        repeated.clear();
     }
 }
 

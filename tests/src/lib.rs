@@ -9,6 +9,7 @@
 //! programs that have been compiled, `FORKSCOPE_BIN` the program under test.
 
 mod batch;
+pub mod fleet;
 mod ledgers;
 mod order;
 mod proc;

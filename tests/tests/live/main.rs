@@ -8,6 +8,7 @@ mod degraded;
 mod demo;
 mod deploy;
 mod endings;
+mod export;
 mod filters;
 mod hostile;
 mod loss;

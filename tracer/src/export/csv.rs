@@ -103,7 +103,8 @@ impl Exporter for Csv {
 
     fn finish(self: Box<Self>) -> Result<(), Trouble> {
         // All of them are whole before the first gets its name.
-        let outputs = self.files.into_iter().map(|file| {
+        let outputs = self.files.into_iter().map(|mut file| {
+            file.flush()?;
             file.into_inner().map_err(|e| Trouble::from(std::io::Error::from(e.error().kind())))
         });
         for output in outputs.collect::<Result<Vec<_>, _>>()? {

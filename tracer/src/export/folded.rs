@@ -52,6 +52,8 @@ struct Process {
     how: Option<Box<str>>,
     /// What of the weight there is its own.
     weight: u64,
+    /// Whether it has ended; its ledger may come later.
+    ended: bool,
 }
 
 impl Folded {
@@ -66,7 +68,7 @@ impl Folded {
             weight,
             stacks: vec![stack(""), stack("(other)")],
             places: HashMap::new(),
-            processes: Recent::new(MOST),
+            processes: Recent::new(MOST, |process| !process.ended),
             origin: 0,
             deep: 0,
             full: 0,
@@ -103,7 +105,7 @@ impl Folded {
         let key = (self.origin, pid, start_time);
         if self.processes.get(key).is_none() {
             let stack = self.below(0, comm);
-            let process = Process { parent: 0, stack, how: None, weight: 0 };
+            let process = Process { parent: 0, stack, how: None, weight: 0, ended: false };
             self.processes.put(key, process);
         }
         self.processes.get(key).expect("it was put there")
@@ -143,7 +145,7 @@ impl Folded {
             return;
         }
         let stack = self.below(above, comm);
-        let child = Process { parent: above, stack, how: Some(how), weight: 0 };
+        let child = Process { parent: above, stack, how: Some(how), weight: 0, ended: false };
         let key = (self.origin, r.child.pid, r.child.start_time);
         self.processes.put(key, child);
         self.add(r.child.pid, r.child.start_time, comm, weight);
@@ -202,8 +204,13 @@ impl Exporter for Folded {
                 }
             }
             Entry::Exec(r) if r.errno.is_none() => self.exec(r),
-            Entry::Exit(r) if r.group_dead && self.weight == Weight::Lifetime => {
-                self.add(r.pid, r.start_time, &r.comm, r.lifetime_ns.unwrap_or(0));
+            Entry::Exit(r) if r.group_dead => {
+                if self.weight == Weight::Lifetime {
+                    self.add(r.pid, r.start_time, &r.comm, r.lifetime_ns.unwrap_or(0));
+                }
+                if let Some(process) = self.processes.get((self.origin, r.pid, r.start_time)) {
+                    process.ended = true;
+                }
             }
             Entry::Cow(r) if self.weight == Weight::Copied => {
                 for side in [&r.parent, &r.child] {

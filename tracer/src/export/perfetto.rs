@@ -64,10 +64,10 @@ impl Perfetto {
             origin: 0,
             group: None,
             begin: 0,
-            processes: Recent::new(MOST),
-            threads: Recent::new(MOST),
-            declared: Recent::new(MOST),
-            calls: Recent::new(MOST / 4),
+            processes: Recent::new(MOST, |process| process.alive),
+            threads: Recent::new(MOST, |_| true),
+            declared: Recent::new(MOST, |()| false),
+            calls: Recent::new(MOST / 4, |_| true),
         })
     }
 
@@ -279,13 +279,15 @@ impl Exporter for Perfetto {
     }
 
     fn end(&mut self, _section: &Section) -> Result<(), Trouble> {
-        let open: Vec<_> = self.calls.drain().map(|(_, call)| call).collect();
+        let mut open: Vec<_> = self.calls.drain().map(|(_, call)| call).collect();
+        open.sort_by_key(|call| (call.begin, call.flow));
         for call in open {
             let notes = Notes::default().so("return_not_recorded", true);
             self.call(&call, None, notes)?;
         }
         // Those that neither ran a program nor ended have the name of what made them.
-        let unnamed: Vec<_> = self.processes.unnamed();
+        let mut unnamed = self.processes.unnamed();
+        unnamed.sort_by_key(|(id, _)| (id.start_time, id.pid));
         for (id, name) in unnamed {
             self.name(id, &name, &[])?;
         }
@@ -298,8 +300,9 @@ impl Exporter for Perfetto {
             self.processes.forgotten() + self.threads.forgotten() + self.calls.forgotten();
         if forgotten > 0 {
             note(&format!(
-                "{} not heard of for long were forgotten: what they did afterwards begins anew",
-                plural(forgotten, "process or thread").replace("threads", "thread")
+                "{} processes, threads and calls not heard of for long were forgotten: what they \
+                 did afterwards begins anew",
+                crate::text::count(forgotten)
             ));
         }
         Ok(self.out.finish()?)

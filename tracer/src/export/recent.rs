@@ -1,4 +1,4 @@
-//! What was used of late, by key: bounded, and what is forgotten is counted.
+//! What was used of late, by key: bounded, and what is forgotten too early is counted.
 
 use std::{collections::HashMap, hash::Hash};
 
@@ -8,14 +8,15 @@ pub struct Recent<K, V> {
     young: HashMap<K, V>,
     old: HashMap<K, V>,
     most: usize,
+    missed: fn(&V) -> bool,
     forgotten: u64,
 }
 
 impl<K: Hash + Eq, V> Recent<K, V> {
-    /// Keeps between `most` and twice as many.
+    /// Keeps between `most` and twice as many; `missed` are those that more may be told of.
     #[must_use]
-    pub fn new(most: usize) -> Self {
-        Self { young: HashMap::new(), old: HashMap::new(), most, forgotten: 0 }
+    pub fn new(most: usize, missed: fn(&V) -> bool) -> Self {
+        Self { young: HashMap::new(), old: HashMap::new(), most, missed, forgotten: 0 }
     }
 
     /// What there is for a key, which has been used now.
@@ -31,7 +32,7 @@ impl<K: Hash + Eq, V> Recent<K, V> {
     pub fn put(&mut self, key: K, value: V) -> &mut V {
         if self.young.len() >= self.most {
             let old = std::mem::replace(&mut self.old, std::mem::take(&mut self.young));
-            self.forgotten += old.len() as u64;
+            self.forgotten += old.values().filter(|value| (self.missed)(value)).count() as u64;
         }
         self.old.remove(&key);
         self.young.entry(key).insert_entry(value).into_mut()
@@ -52,7 +53,7 @@ impl<K: Hash + Eq, V> Recent<K, V> {
         self.old.drain().chain(self.young.drain())
     }
 
-    /// How many were forgotten.
+    /// How many were forgotten that are missed.
     #[must_use]
     pub fn forgotten(&self) -> u64 {
         self.forgotten

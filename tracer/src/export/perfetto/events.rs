@@ -183,6 +183,7 @@ impl Perfetto {
             .number("lifetime_ns", r.lifetime_ns);
         if !r.group_dead {
             let track = self.thread(id, r.tid, &r.comm)?.track;
+            self.threads.take(&(id, r.tid));
             return self.event(time, event(Type::Instant, track, "thread ends", notes));
         }
         let known = self.processes.get(id).is_some_and(|process| process.runs);
@@ -192,6 +193,7 @@ impl Perfetto {
             self.older(id, &r.comm, since)?;
             self.program(id, &r.comm, since.max(self.begin), Notes::default())?;
         }
+        self.threads.take(&(id, r.tid));
         let Some(process) = self.processes.take(&id) else { return Ok(()) };
         let time = time.max(process.last);
         self.event(time, event(Type::Instant, process.track, &name, notes))?;

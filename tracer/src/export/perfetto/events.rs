@@ -92,7 +92,10 @@ impl Perfetto {
     ) -> Result<(), Trouble> {
         let process = self.process(id, name)?;
         if process.alive {
-            return Ok(());
+            // Records out of order, as no sound recording has them: the arrow ends all the same.
+            let mut late = event(Type::Instant, process.track, "spawned", notes);
+            late.terminating_flow_ids = flow.into_iter().collect();
+            return if flow.is_some() { self.event(time, late) } else { Ok(()) };
         }
         (process.alive, process.runs, process.last) = (true, false, time);
         let mut event =

@@ -173,16 +173,24 @@ pub fn not_an_input(output: &Path, inputs: &[PathBuf]) -> Result<(), Failure> {
     }
 }
 
-/// Text as a part of a path: everything but letters, digits, `-`, `_` and `.` is
-/// percent-encoded, as Hive's partitions have it.
+/// Text as a part of a path, as Hive's partitions have it: ASCII but letters, digits, `-`, `_` and
+/// `.` is percent-encoded, and control characters. (Spark takes an encoded byte for a character,
+/// so that others must stay.)
 #[must_use]
 pub fn encoded(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    for &byte in text.as_bytes().iter().take(80) {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.') {
-            out.push(char::from(byte));
+    for c in text.chars() {
+        // A name in a path has at most 255 bytes.
+        if out.len() > 240 {
+            break;
+        }
+        if c.is_ascii_alphanumeric()
+            || matches!(c, '-' | '_' | '.')
+            || !c.is_ascii() && !c.is_control()
+        {
+            out.push(c);
         } else {
-            out.push_str(&format!("%{byte:02X}"));
+            c.encode_utf8(&mut [0; 4]).bytes().for_each(|byte| out += &format!("%{byte:02X}"));
         }
     }
     out

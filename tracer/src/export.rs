@@ -114,7 +114,8 @@ pub trait Exporter {
 pub fn run(flags: &Export) -> Result<u8, Failure> {
     let making = flags.making()?;
     let out = &*flags.output;
-    output::not_an_input(out, &flags.recordings)?;
+    let recordings = recording::files(&flags.recordings)?;
+    output::not_an_input(out, &recordings)?;
     let exporter: Box<dyn Exporter> = match making {
         Making::Hdr { interval } => Box::new(hdr::Hdr::create(out, interval)?),
         Making::Parquet => Box::new(parquet::Parquet::create(out)?),
@@ -122,7 +123,7 @@ pub fn run(flags: &Export) -> Result<u8, Failure> {
         Making::Csv { tables } => Box::new(csv::Csv::create(out, &tables)?),
         Making::Folded { weight } => Box::new(folded::Folded::create(out, weight)?),
     };
-    match export(&flags.recordings, exporter) {
+    match export(&recordings, exporter) {
         Ok(()) | Err(Trouble::Closed) => Ok(0),
         Err(Trouble::Record(what)) => Err(Failure::new(Why::Failed, what)),
         Err(Trouble::Output(mut failure)) => {

@@ -152,6 +152,8 @@ table! {
         arch: Text = &r.arch;
         backend: Text = &r.backend;
         boot_id: Text = &r.boot_id;
+        session: Text or null = r.session.as_ref();
+        piece: Long or null = r.piece;
         measures: Text = Value::Measures(&r.measures);
     }
 
@@ -294,6 +296,7 @@ table! {
 
     SUMMARY, Row::Entry(Entry::Summary(r)) => {
         duration_ns: Long = r.duration_ns;
+        continues: Bool = r.continues;
         spawns_fork: Long or null = spawns(&r.counters, "fork");
         spawns_vfork: Long or null = spawns(&r.counters, "vfork");
         spawns_posix_spawn: Long or null = spawns(&r.counters, "posix_spawn");

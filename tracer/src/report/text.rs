@@ -17,12 +17,16 @@ use crate::{
 pub fn render(report: &Reported, layout: Layout) -> String {
     let mut out = head(report);
     out.push_str(&summary::render(&report.summary, layout));
-    let mut table = Table { out: &mut out, layout, by: &report.by };
+    let only = only_cgroup(report);
+    let mut table = Table { out: &mut out, layout, by: &report.by, cgroups: only.is_none() };
     if !report.groups.is_empty() {
         table.spawned(report);
     }
     if !report.programs.is_empty() {
         table.ran(report);
+    }
+    if let Some(cgroup) = only {
+        let _ = writeln!(out, "\nall of them in {}", visible(cgroup));
     }
     for one in &report.disagreements {
         let lost = match one.lost {
@@ -39,6 +43,18 @@ pub fn render(report: &Reported, layout: Layout) -> String {
         );
     }
     out
+}
+
+/// The control group that all rows have, where it is one.
+fn only_cgroup(report: &Reported) -> Option<&str> {
+    let keys = report
+        .groups
+        .iter()
+        .map(|group| &group.key)
+        .chain(report.programs.iter().map(|group| &group.key));
+    let mut cgroups = keys.map(|key| key.as_ref().and_then(|key| key.cgroup.as_deref()));
+    let first = cgroups.next()??;
+    cgroups.all(|cgroup| cgroup == Some(first)).then_some(first)
 }
 
 fn head(report: &Reported) -> String {
@@ -86,6 +102,8 @@ struct Table<'a> {
     out: &'a mut String,
     layout: Layout,
     by: &'a [&'static str],
+    /// Whether rows say their control group.
+    cgroups: bool,
 }
 
 impl Table<'_> {
@@ -118,7 +136,7 @@ impl Table<'_> {
             let _ = write!(name, "{size:>9}");
         }
         let _ = write!(self.out, "{}{figures}", fit(&name, 37));
-        if self.by.contains(&"cgroup") {
+        if self.cgroups && self.by.contains(&"cgroup") {
             let cgroup = or_unknown(&key.cgroup);
             if self.narrow() {
                 let width = self.layout.width.unwrap_or(80);

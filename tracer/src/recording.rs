@@ -5,7 +5,7 @@
 //! panics or grows with the length of a recording.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     fmt,
     fs::File,
     io::{self, BufRead, BufReader, Read},
@@ -418,6 +418,7 @@ pub fn files(paths: &[impl AsRef<Path>]) -> Result<Vec<PathBuf>, Failure> {
 }
 
 /// Reads recordings one after the other; `each` gets the number of the recording and a record.
+/// A session that was read before is left out.
 /// What is wrong is said on standard error as it is met, and returned.
 ///
 /// # Errors
@@ -443,12 +444,24 @@ pub fn read_all_while(
         Reader::open(path)?;
     }
     let (mut records, mut problems) = (0, Vec::new());
+    let mut known = HashSet::new();
     for (index, path) in paths.iter().enumerate() {
         if !more() {
             break;
         }
-        let outcome =
-            Reader::open(path.as_ref())?.read_while(more, &mut |entry| each(index, entry));
+        // Whether what comes is of a session that was read before.
+        let mut again = false;
+        let outcome = Reader::open(path.as_ref())?.read_while(more, &mut |entry| {
+            let mut news = Ok(());
+            if let Entry::Header(header) = &entry {
+                let Header { host, boot_id, time, .. } = &**header;
+                again = !known.insert([host.clone(), boot_id.clone(), time.clone()]);
+                if again {
+                    news = Err("the same session was read before: this one is left out".into());
+                }
+            }
+            if again { news } else { each(index, entry) }
+        });
         records += outcome.records;
         if records > 0 || paths.len() > 1 {
             outcome.problems.iter().for_each(|problem| crate::trace::note(&problem.to_string()));

@@ -1,7 +1,6 @@
 //! `forkscope report`: recordings summed up.
 
 use std::{
-    collections::HashSet,
     io::Write as _,
     path::{Path, PathBuf},
 };
@@ -17,6 +16,7 @@ use crate::{
     terminal,
 };
 
+pub mod distributions;
 pub mod groups;
 pub mod merge;
 mod text;
@@ -90,38 +90,18 @@ pub fn gather(
 ) -> Result<(Merge, Vec<Problem>), Failure> {
     let names: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
     let mut merge = Merge::default();
-    let mut known = HashSet::new();
-    let (mut of, mut again) = (usize::MAX, false);
-    let mut repeated = Vec::new();
-    let mut problems = recording::read_all(paths, &mut |index, entry| {
-        let name = &names[index];
+    let mut of = usize::MAX;
+    let problems = recording::read_all(paths, &mut |index, entry| {
         if index != of {
             merge.close();
-            (of, again) = (index, false);
-        }
-        if let Entry::Header(header) = &entry {
-            again =
-                !known.insert((header.host.clone(), header.boot_id.clone(), header.time.clone()));
-            if again {
-                repeated.push(Problem {
-                    recording: name.clone(),
-                    line: 0,
-                    byte: 0,
-                    what: "it is the same session as one given before: it is counted once".into(),
-                });
-            }
-        }
-        if again {
-            return Ok(());
+            of = index;
         }
         if let Some(tables) = tables.as_deref_mut() {
             tables.take(&entry);
         }
-        merge.take(name, &entry)
+        merge.take(&names[index], &entry)
     })?;
     merge.close();
-    repeated.iter().for_each(|problem| crate::trace::note(&problem.to_string()));
-    problems.extend(repeated);
     Ok((merge, problems))
 }
 

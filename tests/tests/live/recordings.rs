@@ -128,7 +128,7 @@ fn merging_in_any_order_gives_the_same_and_nothing_counts_twice() {
     for key in ["counters", "histograms", "lost", "duration_ns", "groups"] {
         assert_eq!(whole[key], again[key], "{key}");
     }
-    assert!(again["problems"][0].as_str().expect("a problem").contains("counted once"));
+    assert!(again["problems"][0].as_str().expect("a problem").contains("left out"));
     // A folder stands for what is in it; one file may hold several recordings.
     let dir = rig.path("folder");
     fs::create_dir(&dir).expect("mkdir");

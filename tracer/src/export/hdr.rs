@@ -27,7 +27,7 @@ use crate::{
     histogram::{self, Gathered},
     recording::{
         Entry,
-        entry::{Distribution, Histograms, Summary},
+        entry::{Distribution, Summary},
     },
     trace::note,
 };
@@ -143,7 +143,7 @@ impl Hdr {
         self.introduce(section, "")?;
         let (begin, mut damaged) = (self.begin.unwrap_or(0), Vec::new());
         let length = Duration::from_nanos(summary.duration_ns);
-        for (metric, label, distribution) in distributions(&summary.histograms) {
+        for (metric, label, distribution) in summary.histograms.each() {
             let tag = tag(metric, label);
             match written(distribution) {
                 Ok(histogram) => self.line(&tag, begin, length, &histogram)?,
@@ -305,40 +305,6 @@ fn written(distribution: &Distribution) -> Result<Histogram<u64>, String> {
 
 fn since_1970(ns: i64) -> Duration {
     Duration::from_nanos(u64::try_from(ns).unwrap_or(0))
-}
-
-/// The histograms of a summary: metric, label, histogram.
-pub fn distributions(
-    histograms: &Histograms,
-) -> impl Iterator<Item = (&'static str, Option<&str>, &Distribution)> {
-    let Histograms {
-        spawn_latency,
-        blocked,
-        start_delay,
-        copy,
-        exec_latency,
-        since_spawn,
-        lifetime,
-        cow_fault,
-    } = histograms;
-    let labelled = [
-        ("spawn_latency", spawn_latency),
-        ("blocked", blocked),
-        ("start_delay", start_delay),
-        ("cow_fault", cow_fault),
-    ];
-    let plain = [
-        ("copy", copy),
-        ("exec_latency", exec_latency),
-        ("since_spawn", since_spawn),
-        ("lifetime", lifetime),
-    ];
-    let labelled = labelled.into_iter().flat_map(|(metric, by)| {
-        by.iter().map(move |(label, found)| (metric, Some(&**label), found))
-    });
-    labelled.chain(
-        plain.into_iter().filter_map(|(metric, found)| Some((metric, None, found.as_ref()?))),
-    )
 }
 
 /// `spawn_latency.fork`, `copy`

@@ -18,7 +18,7 @@ use self::table::Writer;
 use super::{
     Exporter, Section, Trouble,
     columns::{Bucket, Row},
-    hdr::{distributions, tag},
+    hdr::tag,
     output::{encoded, folder, plain},
 };
 use crate::{
@@ -116,7 +116,7 @@ impl Parquet {
 
     fn buckets(&mut self, section: &Section, summary: &Summary) -> Result<(), Trouble> {
         let mut damaged = Vec::new();
-        for (metric, label, distribution) in distributions(&summary.histograms) {
+        for (metric, label, distribution) in summary.histograms.each() {
             let Distribution { count, mean_ns, hdr } = distribution;
             let mut gathered = Gathered::default();
             if let Err(why) = gathered.merge_written(hdr, *count, *mean_ns) {
@@ -159,8 +159,7 @@ impl Exporter for Parquet {
         }
         if again > 1 {
             note(&format!(
-                "{}: another recording has its name, host and begin: if they are the same, \
-                 every record is exported twice",
+                "{}: another recording has its name, host and begin: its files end in .{again}",
                 section.stem
             ));
         }

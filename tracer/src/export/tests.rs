@@ -237,7 +237,8 @@ fn sections_hosts_and_dates_have_files_of_their_own() {
     let same = scratch.path("elsewhere");
     fs::create_dir(&same).unwrap();
     let same = same.join("two.ndjson");
-    fs::copy(&recording, &same).unwrap();
+    let of_another_boot = text.join("\n").replace("-8000-", "-9000-");
+    fs::write(&same, &of_another_boot).unwrap();
     let first = scratch.parquet(std::slice::from_ref(&recording));
     let spawns: Vec<_> = first.iter().filter(|name| name.starts_with("spawn/")).collect();
     let expected = [
@@ -249,8 +250,9 @@ fn sections_hosts_and_dates_have_files_of_their_own() {
     ];
     assert_eq!(spawns, expected.iter().collect::<Vec<_>>());
     assert_eq!(expected.iter().map(|file| scratch.rows(file)).sum::<i64>(), 6);
-    // Again: the same files. Twice at once: none takes the other's place.
+    // Again, or twice: the same files. With those of the same names: none takes another's place.
     assert_eq!(scratch.parquet(std::slice::from_ref(&recording)), first);
+    assert_eq!(scratch.parquet(&[recording.clone(), recording.clone()]), first);
     assert_eq!(scratch.parquet(&[recording, same]).len(), 2 * first.len());
 }
 

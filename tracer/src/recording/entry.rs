@@ -326,6 +326,39 @@ pub struct Histograms {
     pub cow_fault: BTreeMap<String, Distribution>,
 }
 
+impl Histograms {
+    /// Those that there are: metric, label (a mechanism or a role), histogram.
+    pub fn each(&self) -> impl Iterator<Item = (&'static str, Option<&str>, &Distribution)> {
+        let Self {
+            spawn_latency,
+            blocked,
+            start_delay,
+            copy,
+            exec_latency,
+            since_spawn,
+            lifetime,
+            cow_fault,
+        } = self;
+        let labelled = [
+            ("spawn_latency", spawn_latency),
+            ("blocked", blocked),
+            ("start_delay", start_delay),
+            ("cow_fault", cow_fault),
+        ];
+        let plain = [
+            ("copy", copy),
+            ("exec_latency", exec_latency),
+            ("since_spawn", since_spawn),
+            ("lifetime", lifetime),
+        ];
+        let labelled = labelled.into_iter().flat_map(|(metric, by)| {
+            by.iter().map(move |(label, found)| (metric, Some(&**label), found))
+        });
+        let plain = plain.into_iter();
+        labelled.chain(plain.filter_map(|(metric, found)| Some((metric, None, found.as_ref()?))))
+    }
+}
+
 /// [`crate::record::Summary`]
 #[derive(Debug, Deserialize)]
 pub struct Summary {

@@ -9,135 +9,14 @@ use std::{
 use forkscope_common::mechanism::Mechanism;
 use serde::Serialize;
 
+use super::distributions::Distributions;
 use crate::{
-    histogram::Gathered,
-    record::{ByMechanism, Counters, Histograms, LostTotals, Summary},
+    record::{Counters, LostTotals, Summary},
     recording::{Entry, entry},
 };
 
 /// Spawns without a latency that are remembered: those whose calls take long are few.
 const MOST_INCOMPLETE: usize = 1 << 16;
-
-type Named = BTreeMap<String, Gathered>;
-
-/// Every distribution of a summary.
-#[derive(Clone, Debug, Default)]
-pub struct Distributions {
-    spawn_latency: Named,
-    blocked: Named,
-    start_delay: Named,
-    copy: Gathered,
-    exec_latency: Gathered,
-    since_spawn: Gathered,
-    lifetime: Gathered,
-    cow_fault: Named,
-}
-
-fn named<'a>(all: &'a mut Named, name: &str) -> &'a mut Gathered {
-    if !all.contains_key(name) {
-        all.insert(name.to_owned(), Gathered::default());
-    }
-    all.get_mut(name).expect("it has just been put there")
-}
-
-impl Distributions {
-    /// Each with the name it has in a list: `spawn_latency fork`, `exec_latency`.
-    pub fn each(&self) -> impl Iterator<Item = (&'static str, Option<&str>, &Gathered)> {
-        let many = [
-            ("spawn_latency", &self.spawn_latency),
-            ("blocked", &self.blocked),
-            ("start_delay", &self.start_delay),
-            ("cow_fault", &self.cow_fault),
-        ];
-        let one = [
-            ("copy", &self.copy),
-            ("exec_latency", &self.exec_latency),
-            ("since_spawn", &self.since_spawn),
-            ("lifetime", &self.lifetime),
-        ];
-        many.into_iter()
-            .flat_map(|(what, all)| {
-                all.iter().map(move |(label, gathered)| (what, Some(&**label), gathered))
-            })
-            .chain(one.into_iter().map(|(what, gathered)| (what, None, gathered)))
-    }
-
-    fn merge(&mut self, other: &Self) {
-        let Self {
-            spawn_latency,
-            blocked,
-            start_delay,
-            copy,
-            exec_latency,
-            since_spawn,
-            lifetime,
-            cow_fault,
-        } = self;
-        for (all, more) in [
-            (spawn_latency, &other.spawn_latency),
-            (blocked, &other.blocked),
-            (start_delay, &other.start_delay),
-            (cow_fault, &other.cow_fault),
-        ] {
-            more.iter().for_each(|(name, gathered)| named(all, name).merge(gathered));
-        }
-        copy.merge(&other.copy);
-        exec_latency.merge(&other.exec_latency);
-        since_spawn.merge(&other.since_spawn);
-        lifetime.merge(&other.lifetime);
-    }
-
-    /// Adds what a summary has; every histogram that cannot be read is in the error.
-    fn merge_written(&mut self, written: &entry::Histograms) -> Result<(), String> {
-        let mut wrong = Vec::new();
-        let mut take = |into: &mut Gathered, name: &str, d: &entry::Distribution| {
-            if let Err(why) = into.merge_written(&d.hdr, d.count, d.mean_ns) {
-                wrong.push(format!("{name}: {why}"));
-            }
-        };
-        for (what, into, from) in [
-            ("spawn_latency", &mut self.spawn_latency, &written.spawn_latency),
-            ("blocked", &mut self.blocked, &written.blocked),
-            ("start_delay", &mut self.start_delay, &written.start_delay),
-            ("cow_fault", &mut self.cow_fault, &written.cow_fault),
-        ] {
-            for (label, d) in from {
-                take(named(into, label), &format!("{what} {label}"), d);
-            }
-        }
-        for (what, into, from) in [
-            ("copy", &mut self.copy, &written.copy),
-            ("exec_latency", &mut self.exec_latency, &written.exec_latency),
-            ("since_spawn", &mut self.since_spawn, &written.since_spawn),
-            ("lifetime", &mut self.lifetime, &written.lifetime),
-        ] {
-            if let Some(d) = from {
-                take(into, what, d);
-            }
-        }
-        if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ")) }
-    }
-
-    fn written(&self) -> Histograms {
-        let by = |all: &Named| -> ByMechanism {
-            all.iter()
-                .filter_map(|(name, gathered)| {
-                    Some((Cow::Owned(name.clone()), gathered.distribution()?))
-                })
-                .collect()
-        };
-        Histograms {
-            spawn_latency: by(&self.spawn_latency),
-            blocked: by(&self.blocked),
-            start_delay: by(&self.start_delay),
-            copy: self.copy.distribution(),
-            exec_latency: self.exec_latency.distribution(),
-            since_spawn: self.since_spawn.distribution(),
-            lifetime: self.lifetime.distribution(),
-            cow_fault: by(&self.cow_fault),
-        }
-    }
-}
 
 /// Totals as far as they are known.
 #[derive(Clone, Debug, Default)]
@@ -312,13 +191,11 @@ impl Open {
         blocked: Option<u64>,
         start_delay: Option<u64>,
     ) {
-        for (all, ns) in [
-            (&mut self.seen.spawn_latency, latency),
-            (&mut self.seen.blocked, blocked),
-            (&mut self.seen.start_delay, start_delay),
-        ] {
+        for (metric, ns) in
+            [("spawn_latency", latency), ("blocked", blocked), ("start_delay", start_delay)]
+        {
             if let Some(ns) = ns {
-                named(all, mechanism).record(ns);
+                self.seen.at(metric, mechanism).record(ns);
             }
         }
     }
@@ -338,7 +215,7 @@ impl Open {
                 let (latency, blocked) = (spawn.latency_ns, spawn.blocked_ns);
                 self.timed(&spawn.mechanism, latency, blocked, spawn.start_delay_ns);
                 if let Some(ns) = spawn.copy_ns {
-                    self.seen.copy.record(ns);
+                    self.seen.at("copy", "").record(ns);
                 }
                 if spawn.latency_ns.is_none() && self.incomplete.len() < MOST_INCOMPLETE {
                     let child = (spawn.child.tid, spawn.child.start_time);
@@ -365,17 +242,17 @@ impl Open {
                 }
                 self.totals.execs += 1;
                 if let Some(ns) = exec.latency_ns {
-                    self.seen.exec_latency.record(ns);
+                    self.seen.at("exec_latency", "").record(ns);
                 }
                 if let Some(ns) = exec.since_spawn_ns {
-                    self.seen.since_spawn.record(ns);
+                    self.seen.at("since_spawn", "").record(ns);
                 }
             }
             Entry::Exit(exit) => {
                 self.at(&exit.time);
                 self.totals.exits += 1;
                 if let (true, Some(ns)) = (exit.group_dead, exit.lifetime_ns) {
-                    self.seen.lifetime.record(ns);
+                    self.seen.at("lifetime", "").record(ns);
                 }
             }
             Entry::Cow(cow) => {
@@ -385,7 +262,7 @@ impl Open {
             }
             Entry::CowFault(fault) => {
                 self.at(&fault.time);
-                named(&mut self.seen.cow_fault, &fault.role).record(fault.latency_ns);
+                self.seen.at("cow_fault", &fault.role).record(fault.latency_ns);
             }
             Entry::Lost(lost) => {
                 self.at(&lost.time);
@@ -525,8 +402,7 @@ impl Merge {
         if open.summed_up {
             return Err("a second summary of the same session: it is left out".into());
         }
-        let mut written = Distributions::default();
-        written.merge_written(&summary.histograms).map_err(|why| {
+        let written = Distributions::read(&summary.histograms).map_err(|why| {
             format!("its histograms cannot be read ({why}): the records stand in for them")
         })?;
         open.summed_up = true;

@@ -90,7 +90,9 @@ impl Stream {
         if *waiting == 0 || !(due || now) {
             return Ok(());
         }
-        let settled = encoder.flush().and_then(|()| encoder.get_mut().stream_position());
+        // A pipe has no position, and nothing can be taken back there.
+        let settled = encoder.flush();
+        let settled = settled.map(|()| encoder.get_mut().stream_position().unwrap_or(0));
         (*waiting, *since) = (0, Instant::now());
         self.whole = self.undone(settled)?;
         Ok(())

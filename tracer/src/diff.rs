@@ -6,11 +6,11 @@ use serde::Serialize;
 
 use crate::{
     cli::{Diff, Format},
-    failure::Failure,
+    failure::{Failure, Why},
     histogram::Gathered,
     recording,
     report::{
-        self, Output, json_line,
+        self, json_line,
         merge::{Merge, Section},
     },
     sink::text::Layout,
@@ -143,7 +143,7 @@ pub fn run(flags: &Diff) -> Result<u8, Failure> {
     let files = |path: &Path| recording::files(&[path]);
     let (of_a, of_b) = (files(&flags.a)?, files(&flags.b)?);
     let both: Vec<_> = of_a.iter().chain(&of_b).cloned().collect();
-    let output = Output::open(flags.output.as_deref(), &both)?;
+    let output = report::open(flags.output.as_deref(), &both)?;
     let (a, problems_a) = report::gather(&of_a, None)?;
     let (b, problems_b) = report::gather(&of_b, None)?;
     let histograms = pairs(&a, &b);
@@ -172,9 +172,19 @@ pub fn run(flags: &Diff) -> Result<u8, Failure> {
     };
     let bytes = match flags.format {
         Format::Json => json_line(&differences)?,
-        Format::Text => render(&differences, flags, terminal::layout(output.fd())).into_bytes(),
+        Format::Text => render(
+            &differences,
+            flags,
+            terminal::layout(if flags.output.is_none() { 1 } else { -1 }),
+        )
+        .into_bytes(),
     };
-    output.write(&bytes)?;
+    report::write(output, &bytes)?;
+    let compared = differences.histograms.iter().flat_map(|pair| &pair.percentiles);
+    if flags.fail_over.is_some() && !compared.clone().any(|c| c.p_value.is_some()) {
+        let what = "nothing to compare: there are too few values in A, in B, or of the same kind";
+        return Err(Failure::new(Why::Failed, format!("{what}; record more of the same")));
+    }
     if let (Some(limit), false) = (flags.fail_over, differences.above.is_empty()) {
         let above = differences.above.join(", ");
         let _ = writeln!(std::io::stderr(), "forkscope: above {limit}: {}", visible(&above));
@@ -211,7 +221,7 @@ fn render(all: &Differences, flags: &Diff, layout: Layout) -> String {
         "what changed most", "count A", "count B", "", "A", "B", "ratio"
     );
     for pair in &all.histograms {
-        let mut name = pair.name();
+        let mut name = visible(&pair.name());
         let (mut a, mut b) = (count(pair.a_count), count(pair.b_count));
         // Of a percentile that nothing can be said about, nothing is; the median is always there.
         let told = |(n, c): &(usize, &Compared)| *n == 0 || c.p_value.is_some();
@@ -240,7 +250,8 @@ fn render(all: &Differences, flags: &Diff, layout: Layout) -> String {
     let sure = all.histograms.iter().flat_map(|p| &p.percentiles).filter(|c| c.significant).count();
     let _ = writeln!(
         out,
-        "\n{}: the chance of such a one between equals is below 1 in 1,000",
+        "\n{}: chance makes such a one of equals in fewer than 1 of 1,000 cases.\n\
+         Another run on a busier machine is no equal: compare runs of the same thing first.",
         plural(sure as u64, "significant difference")
     );
     out

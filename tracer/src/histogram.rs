@@ -1,6 +1,8 @@
 //! Histograms gathered from recordings, in the buckets that the kernel side keeps, so that
 //! merging loses nothing and comes out the same in any order.
 
+use std::io::Read as _;
+
 use base64::Engine as _;
 use forkscope_common::hist::{BUCKETS, HIGHEST, bucket_of, lowest_of};
 use hdrhistogram::{
@@ -49,12 +51,7 @@ impl Gathered {
     /// # Errors
     /// When its histogram cannot be read, or does not have so many values.
     pub fn merge_written(&mut self, hdr: &str, count: u64, mean_ns: u64) -> Result<(), String> {
-        let bytes = base64::engine::general_purpose::STANDARD
-            .decode(hdr)
-            .map_err(|e| format!("no base64: {e}"))?;
-        let read: Histogram<u64> = Deserializer::new()
-            .deserialize(&mut &bytes[..])
-            .map_err(|e| format!("no HdrHistogram: {e}"))?;
+        let read = decode(hdr)?;
         if read.len() != count {
             return Err(format!("it has {} values, not {count}", read.len()));
         }
@@ -82,6 +79,13 @@ impl Gathered {
         })?;
         let width = lowest_of(bucket + 1) - lowest_of(bucket);
         Some(lowest_of(bucket) as f64 + (width - 1) as f64 / 2.0)
+    }
+
+    /// How many values are in the bucket of this one, or below it.
+    #[must_use]
+    pub fn up_to(&self, ns: u64) -> u64 {
+        let last = bucket_of(ns);
+        self.buckets().take_while(|&(bucket, _)| bucket <= last).map(|(_, n)| n).sum()
     }
 
     /// Buckets with a count, lowest first.
@@ -135,6 +139,47 @@ impl Sparse {
 }
 
 const _: () = assert!(BUCKETS <= 1 << 16);
+
+/// Reads a histogram that was written as [`Distribution`] has it: base64 of a compressed
+/// `HdrHistogram` V2 with the buckets that we write.
+///
+/// # Errors
+/// When it is anything else. What it claims of itself is checked before there is memory for it.
+pub fn decode(hdr: &str) -> Result<Histogram<u64>, String> {
+    /// Before what is compressed: a cookie and a length.
+    const OUTER: usize = 8;
+    /// Within it, before the counts: cookie, length, offset, digits, and three of eight bytes.
+    const INNER: usize = 40;
+    /// With the counts: nine bytes each at most.
+    const MOST: usize = INNER + 9 * BUCKETS;
+    let bytes = base64::engine::general_purpose::STANDARD
+        .decode(hdr)
+        .map_err(|e| format!("no base64: {e}"))?;
+    let packed = bytes.get(OUTER..).ok_or("too short for an HdrHistogram")?;
+    let mut inner = Vec::new();
+    flate2::read::ZlibDecoder::new(packed)
+        .take(MOST as u64 + 1)
+        .read_to_end(&mut inner)
+        .map_err(|e| format!("no compressed HdrHistogram: {e}"))?;
+    let number = |at: usize| {
+        let bytes = inner.get(at..at + 4)?;
+        Some(bytes.iter().fold(0, |number, &byte| number << 8 | u32::from(byte)))
+    };
+    let counts = inner.len().checked_sub(INNER);
+    if inner.len() > MOST || counts.is_none() || number(4).map(|n| n as usize) != counts {
+        return Err("no HdrHistogram: it is not as long as it says".into());
+    }
+    if number(12) != Some(u32::from(DIGITS)) {
+        return Err("an HdrHistogram of another precision".into());
+    }
+    let read: Histogram<u64> = Deserializer::new()
+        .deserialize(&mut &inner[..])
+        .map_err(|e| format!("no HdrHistogram: {e}"))?;
+    if read.low() != 1 || read.high() != HIGHEST {
+        return Err("an HdrHistogram of another range".into());
+    }
+    Ok(read)
+}
 
 /// The `HdrHistogram` with these counts, without loss.
 #[must_use]
@@ -222,6 +267,44 @@ mod tests {
         assert!(all.sum - back.sum < u128::from(written.count));
         for (hdr, count) in [("", 0), ("!", 0), ("AAAA", 0), (&*written.hdr, 6)] {
             assert!(Gathered::default().merge_written(hdr, count, 0).is_err(), "{hdr:?}");
+        }
+    }
+
+    #[test]
+    fn a_histogram_that_is_not_ours_is_refused_before_it_takes_memory() {
+        use std::io::Write as _;
+        let packed = |inner: &[u8]| {
+            let mut bytes = vec![0x1c, 0x84, 0x93, 0x14, 0, 0, 0, 0];
+            let mut zlib = flate2::write::ZlibEncoder::new(&mut bytes, flate2::Compression::fast());
+            zlib.write_all(inner).unwrap();
+            zlib.finish().unwrap();
+            let length = bytes.len() as u32 - 8;
+            bytes[4..8].copy_from_slice(&length.to_be_bytes());
+            base64::engine::general_purpose::STANDARD.encode(bytes)
+        };
+        let of = |length: u32, digits: u32, counts: &[u8]| {
+            let mut inner = vec![0x1c, 0x84, 0x93, 0x13];
+            inner.extend(length.to_be_bytes());
+            inner.extend([0; 4]);
+            inner.extend(digits.to_be_bytes());
+            inner.extend(1_u64.to_be_bytes());
+            inner.extend(HIGHEST.to_be_bytes());
+            inner.extend(1.0_f64.to_be_bytes());
+            inner.extend(counts);
+            packed(&inner)
+        };
+        // One value of 1 ns: nothing of 0, one of 1, in ZigZag LEB128.
+        assert_eq!(decode(&of(2, 2, &[1, 2])).unwrap().len(), 1);
+        for (hdr, why) in [
+            (of(u32::MAX, 2, &[1, 2]), "as long"),
+            (of(0x7fff_ffff, 2, &[1, 2]), "as long"),
+            (of(2, 5, &[1, 2]), "precision"),
+            (of(1 << 24, 2, &vec![0; 1 << 24]), "as long"),
+            (packed(&[0; 10]), "as long"),
+            (packed(&[]), "as long"),
+        ] {
+            let found = decode(&hdr).map(|hdr| hdr.len());
+            assert!(found.as_ref().is_err_and(|found| found.contains(why)), "{found:?}");
         }
     }
 

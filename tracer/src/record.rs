@@ -354,7 +354,7 @@ impl LostTotals {
     /// All of them.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.kernel + self.decode + self.sink
+        self.kernel.saturating_add(self.decode).saturating_add(self.sink)
     }
 }
 

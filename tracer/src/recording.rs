@@ -5,7 +5,10 @@
 //! panics or grows with the length of a recording.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{
+        BTreeMap, HashMap,
+        hash_map::Entry::{Occupied, Vacant},
+    },
     fmt,
     fs::File,
     io::{self, BufRead, BufReader, Read},
@@ -26,13 +29,15 @@ use self::entry::{
 };
 
 /// The longest line that is read; the longest written is a summary of under a megabyte.
-const LONGEST: usize = 64 << 20;
+const LONGEST: usize = 16 << 20;
 /// Bytes read at once: more than a line, less than a processor's cache.
 const BUFFER: usize = 1 << 16;
 /// Damaged lines that are named one by one.
 const NAMED: u64 = 3;
-/// What a zstd frame begins with (RFC 8878, 3.1.1).
-const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+/// Whether it is what a zstd frame begins with, or one to be skipped (RFC 8878, 3.1).
+fn is_zstd(bytes: &[u8]) -> bool {
+    matches!(bytes, [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..])
+}
 
 /// One line of a recording.
 #[derive(Debug)]
@@ -121,7 +126,7 @@ impl Reader {
             Box::new(file)
         };
         let mut raw = BufReader::with_capacity(BUFFER, raw);
-        let compressed = raw.fill_buf().map_err(failed)?.starts_with(&ZSTD_MAGIC);
+        let compressed = is_zstd(raw.fill_buf().map_err(failed)?);
         let input: Box<dyn BufRead> = if compressed {
             let decoder = zstd::stream::read::Decoder::with_buffer(raw).map_err(failed)?;
             Box::new(BufReader::with_capacity(BUFFER, decoder))
@@ -217,13 +222,18 @@ impl Reader {
 
     fn next_line(
         &mut self,
-        line: &[u8],
+        mut line: &[u8],
         whole: bool,
         each: &mut dyn FnMut(Entry<'_>) -> Result<(), String>,
     ) {
+        let length = line.len() as u64;
+        if self.line == 0 {
+            // A byte order mark, which editors leave.
+            line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
+        }
         self.line += 1;
         self.one(line, whole, each);
-        self.byte += line.len() as u64;
+        self.byte += length;
     }
 
     fn one(
@@ -239,12 +249,13 @@ impl Reader {
             Ok(Some(entry)) => {
                 if let Entry::Header(header) = &entry {
                     self.headers += 1;
-                    self.newer = header.schema > SCHEMA;
+                    self.newer = header.schema != SCHEMA;
                     if self.newer {
+                        let schema = header.schema;
+                        let what = if schema > SCHEMA { "newer than" } else { "none; there is" };
                         self.problem(format!(
-                            "schema {} is newer than {SCHEMA}, which this version reads: nothing \
-                             up to the next header is read; use a newer forkscope",
-                            header.schema
+                            "schema {schema} is {what} {SCHEMA}, which this version reads: nothing \
+                             up to the next header is read; use a newer forkscope"
                         ));
                     }
                 } else if self.headers == 0 && self.records == 0 && self.damaged == 0 {
@@ -367,11 +378,14 @@ fn parse(line: &[u8]) -> Result<Option<Entry<'_>>, serde_json::Error> {
 fn header(line: &[u8]) -> Result<Header, serde_json::Error> {
     #[derive(Deserialize)]
     struct Schema {
-        schema: u32,
+        schema: u64,
     }
     serde_json::from_slice::<Header>(line).or_else(|error| {
         match serde_json::from_slice::<Schema>(line) {
-            Ok(Schema { schema }) if schema > SCHEMA => Ok(Header { schema, ..Header::default() }),
+            Ok(Schema { schema }) if schema > u64::from(SCHEMA) => {
+                let schema = u32::try_from(schema).unwrap_or(u32::MAX);
+                Ok(Header { schema, ..Header::default() })
+            }
             _ => Err(error),
         }
     })
@@ -417,6 +431,71 @@ pub fn files(paths: &[impl AsRef<Path>]) -> Result<Vec<PathBuf>, Failure> {
     Ok(all)
 }
 
+/// What tells one session of tracing, or one piece of it, from all others.
+type Session = [String; 3];
+
+fn of(header: &Header) -> Session {
+    [header.host.clone(), header.boot_id.clone(), header.time.clone()]
+}
+
+/// Recordings that begin with the same session as another which has more of it (one was copied
+/// while it was being written, say): which, and that other one.
+fn copies(paths: &[impl AsRef<Path>]) -> HashMap<usize, usize> {
+    let mut fullest: HashMap<Session, usize> = HashMap::new();
+    let mut copies = HashMap::new();
+    if paths.len() < 2 {
+        return copies;
+    }
+    for (index, path) in paths.iter().map(AsRef::as_ref).enumerate() {
+        let Some(header) = path.is_file().then(|| first_header(path)).flatten() else { continue };
+        match fullest.entry(of(&header)) {
+            Vacant(new) => _ = new.insert(index),
+            Occupied(mut there) => {
+                let other = *there.get();
+                if length(path) > length(paths[other].as_ref()) {
+                    there.insert(index);
+                    copies.insert(other, index);
+                } else {
+                    copies.insert(index, other);
+                }
+            }
+        }
+    }
+    // A copy of a copy is one of the fullest.
+    let last = |mut of: usize| {
+        while let Some(&next) = copies.get(&of) {
+            of = next;
+        }
+        of
+    };
+    copies.keys().map(|&index| (index, last(index))).collect()
+}
+
+/// Bytes of a recording, uncompressed, as far as it can be read.
+fn length(path: &Path) -> u64 {
+    let Ok(mut reader) = Reader::open(path) else { return 0 };
+    let mut bytes = 0;
+    while let Ok(buffer) = reader.input.fill_buf() {
+        let n = buffer.len();
+        if n == 0 {
+            break;
+        }
+        bytes += n as u64;
+        reader.input.consume(n);
+    }
+    bytes
+}
+
+/// The header that a recording begins with.
+fn first_header(path: &Path) -> Option<Header> {
+    let mut line = Vec::new();
+    Reader::open(path).ok()?.input.take(1 << 20).read_until(b'\n', &mut line).ok()?;
+    match parse(&line) {
+        Ok(Some(Entry::Header(header))) => Some(*header),
+        _ => None,
+    }
+}
+
 /// Reads recordings one after the other; `each` gets the number of the recording and a record.
 /// A session that was read before is left out.
 /// What is wrong is said on standard error as it is met, and returned.
@@ -441,27 +520,58 @@ pub fn read_all_while(
 ) -> Result<Vec<Problem>, Failure> {
     // All of them first: a typing error is not to cost an hour of reading.
     for path in paths.iter().map(AsRef::as_ref).filter(|path| path.as_os_str() != "-") {
-        Reader::open(path)?;
+        // A pipe can be opened once, and what has been read of it is gone.
+        if std::fs::metadata(path).map_or(true, |meta| meta.is_file()) {
+            Reader::open(path)?;
+        }
     }
+    let copies = copies(paths);
     let (mut records, mut problems) = (0, Vec::new());
-    let mut known = HashSet::new();
+    // Sessions, and how many records each had.
+    let mut known: HashMap<Session, u64> = HashMap::new();
     for (index, path) in paths.iter().enumerate() {
         if !more() {
             break;
         }
-        // Whether what comes is of a session that was read before.
-        let mut again = false;
-        let outcome = Reader::open(path.as_ref())?.read_while(more, &mut |entry| {
-            let mut news = Ok(());
+        if let Some(fuller) = copies.get(&index) {
+            let what = format!(
+                "the same session as {}, which has all of it or more: left out",
+                paths[*fuller].as_ref().display()
+            );
+            let recording = path.as_ref().display().to_string();
+            let problem = Problem { recording, line: 0, byte: 0, what };
+            crate::trace::note(&problem.to_string());
+            problems.push(problem);
+            continue;
+        }
+        let mut session: Option<Session> = None;
+        // Records of it; and whether it was read before, with those that are left out.
+        let (mut of_session, mut again, mut left_out) = (0, false, 0);
+        let reader = Reader::open(path.as_ref())?;
+        let name = reader.name().to_owned();
+        let mut outcome = reader.read_while(more, &mut |entry| {
             if let Entry::Header(header) = &entry {
-                let Header { host, boot_id, time, .. } = &**header;
-                again = !known.insert([host.clone(), boot_id.clone(), time.clone()]);
-                if again {
-                    news = Err("the same session was read before: this one is left out".into());
+                if let (Some(before), false) = (session.take(), again) {
+                    *known.entry(before).or_default() += std::mem::take(&mut of_session);
                 }
+                let key = of(header);
+                // A header alone is no session yet.
+                again = known.get(&key).is_some_and(|&records| records > 0);
+                session = Some(key);
+            } else if again {
+                left_out += 1;
+            } else {
+                of_session += 1;
             }
-            if again { news } else { each(index, entry) }
+            if again { Ok(()) } else { each(index, entry) }
         });
+        if let (Some(last), false) = (session, again) {
+            *known.entry(last).or_default() += of_session;
+        }
+        if left_out > 0 {
+            let what = format!("{left_out} records of sessions that were read before are left out");
+            outcome.problems.push(Problem { recording: name, line: 0, byte: 0, what });
+        }
         records += outcome.records;
         if records > 0 || paths.len() > 1 {
             outcome.problems.iter().for_each(|problem| crate::trace::note(&problem.to_string()));

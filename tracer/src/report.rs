@@ -9,10 +9,10 @@ use serde::Serialize;
 
 use crate::{
     cli::{By, Format, Report},
+    export::output::{Output, not_an_input},
     failure::{Failure, Why},
     record::Summary,
     recording::{self, Entry, Problem},
-    sink::Target,
     terminal,
 };
 
@@ -115,7 +115,7 @@ pub fn run(flags: &Report) -> Result<u8, Failure> {
     let mut tables = Tables { spawned: Groups::new(by), ran: Groups::new(by) };
     // Before an hour of reading, not after it.
     let recordings = recording::files(&flags.recordings)?;
-    let output = Output::open(flags.output.as_deref(), &recordings)?;
+    let output = open(flags.output.as_deref(), &recordings)?;
     let (mut merge, problems) = gather(&recordings, Some(&mut tables))?;
     let Tables { spawned, ran } = tables;
     let top = flags.top as usize;
@@ -152,9 +152,12 @@ pub fn run(flags: &Report) -> Result<u8, Failure> {
     };
     let bytes = match format {
         Format::Json => json_line(&reported)?,
-        Format::Text => text::render(&reported, terminal::layout(output.fd())).into_bytes(),
+        Format::Text => {
+            text::render(&reported, terminal::layout(if flags.output.is_none() { 1 } else { -1 }))
+                .into_bytes()
+        }
     };
-    output.write(&bytes)?;
+    write(output, &bytes)?;
     Ok(0)
 }
 
@@ -168,58 +171,27 @@ pub fn json_line(value: &impl Serialize) -> Result<Vec<u8>, Failure> {
     Ok(bytes)
 }
 
-/// Where a report goes.
-pub struct Output(Target);
+/// Where a report goes: standard output, or a file that gets its name, and takes the place of what
+/// had it, when the report is whole.
+///
+/// # Errors
+/// When it cannot be made, or is one of the recordings.
+pub fn open(path: Option<&Path>, recordings: &[PathBuf]) -> Result<Output, Failure> {
+    let path = path.unwrap_or(Path::new("-"));
+    not_an_input(path, recordings)?;
+    Output::create(path)
+}
 
-impl Output {
-    /// Makes the file, where there is to be one; it may be none of those that are read.
-    ///
-    /// # Errors
-    /// When it cannot be made; nothing that was there is lost then.
-    pub fn open(path: Option<&Path>, read: &[PathBuf]) -> Result<Self, Failure> {
-        if let Some(path) = path
-            && let Ok(output) = path.canonicalize()
-            && output.is_file()
-            && read.iter().any(|one| one.canonicalize().is_ok_and(|one| one == output))
-        {
-            return Err(Failure::new(
-                Why::Usage,
-                format!("-o {}: it is one of the recordings; give another file", path.display()),
-            ));
-        }
-        Ok(Self(crate::trace::target(path, false)?.0))
-    }
-
-    /// What it is written to.
-    #[must_use]
-    pub fn fd(&self) -> std::os::fd::RawFd {
-        use std::os::fd::AsRawFd as _;
-        match &self.0 {
-            Target::Stdout => 1,
-            Target::Stderr => 2,
-            Target::File(file, _) => file.as_raw_fd(),
-        }
-    }
-
-    /// Writes all of it.
-    ///
-    /// # Errors
-    /// When that fails; a reader that has gone is no failure.
-    pub fn write(self, bytes: &[u8]) -> Result<(), Failure> {
-        let (result, name) = match self.0 {
-            Target::Stdout => {
-                let mut out = std::io::stdout().lock();
-                (out.write_all(bytes).and_then(|()| out.flush()), "standard output".into())
-            }
-            Target::Stderr => (std::io::stderr().write_all(bytes), "standard error".into()),
-            Target::File(mut file, path) => (file.write_all(bytes), path.display().to_string()),
-        };
-        match result {
-            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::new(
-                Why::Failed,
-                format!("writing to {name} failed: {error}; make room or give another -o"),
-            )),
-            _ => Ok(()),
-        }
+/// Writes all of it, and ends it.
+///
+/// # Errors
+/// When that fails; a reader that has gone is no failure.
+pub fn write(mut output: Output, bytes: &[u8]) -> Result<(), Failure> {
+    match output.write_all(bytes).and_then(|()| output.finish()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::new(
+            Why::Failed,
+            format!("writing the report failed: {error}; make room or give another -o"),
+        )),
+        _ => Ok(()),
     }
 }

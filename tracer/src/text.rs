@@ -2,8 +2,6 @@
 
 use std::fmt::Write as _;
 
-use base64::Engine as _;
-use hdrhistogram::{Histogram, serialization::Deserializer};
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 /// Makes text harmless on a terminal: control, formatting and bidirectional characters are
@@ -129,8 +127,7 @@ pub fn fit(text: &str, columns: usize) -> String {
 #[must_use]
 pub fn shape(hdr: &str, columns: usize) -> Option<String> {
     const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
-    let bytes = base64::engine::general_purpose::STANDARD.decode(hdr).ok()?;
-    let hdr: Histogram<u64> = Deserializer::new().deserialize(&mut &bytes[..]).ok()?;
+    let hdr = crate::histogram::decode(hdr).ok()?;
     let (low, high) = ((hdr.min().max(1)) as f64, (hdr.max().max(1)) as f64);
     let span = (high / low).ln().max(1e-9);
     let mut cells = vec![0_u64; columns];

@@ -2,7 +2,9 @@
 
 use std::{
     fs,
+    io::Read as _,
     net::SocketAddr,
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -101,10 +103,21 @@ impl Serve {
 fn read(path: &Path) -> Result<FilterFlags, Failure> {
     let usage = |message: String| Failure::new(Why::Usage, message);
     let unreadable = |error: std::io::Error| usage(format!("{error}; give a file of filters"));
-    if fs::metadata(path).map_err(unreadable)?.len() > MOST_BYTES {
+    // A pipe would hold up the daemon until somebody writes to it, and a device has no end.
+    if !fs::metadata(path).map_err(unreadable)?.is_file() {
+        return Err(usage("it is no regular file; give a file of filters".into()));
+    }
+    let mut text = String::new();
+    let file = fs::File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+        .map_err(unreadable)?;
+    file.take(MOST_BYTES + 1).read_to_string(&mut text).map_err(unreadable)?;
+    if text.len() as u64 > MOST_BYTES {
         return Err(usage("more than 1 MiB; give a file of filters".into()));
     }
-    let words = words(&fs::read_to_string(path).map_err(unreadable)?).map_err(usage)?;
+    let words = words(&text).map_err(usage)?;
     FilterFile::try_parse_from(words)
         .map(|file| file.flags)
         .map_err(|error| usage(one_line(&error.render().to_string())))

@@ -11,12 +11,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use base64::Engine as _;
 use forkscope_common::mechanism::Mechanism;
 use hdrhistogram::{
     Histogram,
     serialization::{
-        Deserializer, V2DeflateSerializer,
+        V2DeflateSerializer,
         interval_log::{IntervalLogWriterBuilder, IntervalLogWriterError, Tag},
     },
 };
@@ -290,12 +289,7 @@ fn values(
 
 /// A histogram as it was written.
 fn written(distribution: &Distribution) -> Result<Histogram<u64>, String> {
-    let bytes = base64::engine::general_purpose::STANDARD
-        .decode(&distribution.hdr)
-        .map_err(|e| format!("no base64: {e}"))?;
-    let read: Histogram<u64> = Deserializer::new()
-        .deserialize(&mut &bytes[..])
-        .map_err(|e| format!("no HdrHistogram: {e}"))?;
+    let read = histogram::decode(&distribution.hdr)?;
     if read.len() == distribution.count {
         Ok(read)
     } else {

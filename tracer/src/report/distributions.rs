@@ -8,6 +8,17 @@ use crate::{
     recording::entry,
 };
 
+/// Labels of a metric: there are seven mechanisms; what is beyond these is somebody's nonsense.
+const MOST_LABELS: usize = 32;
+/// What takes the others in.
+const OTHER: &str = "other";
+
+/// The label to be counted under, where those of `known` are there already.
+#[must_use]
+pub fn label<'a, T>(known: &BTreeMap<String, T>, label: &'a str) -> &'a str {
+    if known.len() < MOST_LABELS || known.contains_key(label) { label } else { OTHER }
+}
+
 /// By metric and label: a mechanism, a role, or nothing.
 #[derive(Clone, Debug, Default)]
 pub struct Distributions(BTreeMap<&'static str, BTreeMap<String, Gathered>>);
@@ -16,6 +27,7 @@ impl Distributions {
     /// One of them, to be added to.
     pub fn at(&mut self, metric: &'static str, label: &str) -> &mut Gathered {
         let labels = self.0.entry(metric).or_default();
+        let label = self::label(labels, label);
         if !labels.contains_key(label) {
             labels.insert(label.to_owned(), Gathered::default());
         }
@@ -38,20 +50,25 @@ impl Distributions {
         }
     }
 
-    /// Those that a summary has.
-    ///
-    /// # Errors
-    /// Names those that cannot be read.
-    pub fn read(written: &entry::Histograms) -> Result<Self, String> {
+    /// Those that a summary has; of those that cannot be read, which and why, and in their place
+    /// what `instead` has.
+    pub fn read(written: &entry::Histograms, instead: &Self) -> (Self, Vec<String>) {
         let mut all = Self::default();
         let mut wrong = Vec::new();
         for (metric, label, d) in written.each() {
-            let into = all.at(metric, label.unwrap_or_default());
-            if let Err(why) = into.merge_written(&d.hdr, d.count, d.mean_ns) {
-                wrong.push(format!("{metric} {}: {why}", label.unwrap_or_default()));
+            let label = label.unwrap_or_default();
+            let mut read = Gathered::default();
+            if let Err(why) = read.merge_written(&d.hdr, d.count, d.mean_ns) {
+                let name = format!("{metric} {label}");
+                wrong.push(format!("{}: {why}", name.trim_end()));
+                match instead.0.get(metric).and_then(|labels| labels.get(label)) {
+                    Some(records) => read = records.clone(),
+                    None => continue,
+                }
             }
+            all.at(metric, label).merge(&read);
         }
-        if wrong.is_empty() { Ok(all) } else { Err(wrong.join("; ")) }
+        (all, wrong)
     }
 
     /// As a summary has them.

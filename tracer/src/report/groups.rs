@@ -136,9 +136,9 @@ impl Cell {
         a.execs += b.execs;
         a.exec_failures += b.exec_failures;
         a.exits += b.exits;
-        a.cow_faults += b.cow_faults;
-        a.cow_copied += b.cow_copied;
-        a.cow_copied_bytes += b.cow_copied_bytes;
+        a.cow_faults = a.cow_faults.saturating_add(b.cow_faults);
+        a.cow_copied = a.cow_copied.saturating_add(b.cow_copied);
+        a.cow_copied_bytes = a.cow_copied_bytes.saturating_add(b.cow_copied_bytes);
         self.records += other.records;
         self.latency.merge(&other.latency);
         self.blocked.merge(&other.blocked);
@@ -387,9 +387,9 @@ impl Groups {
         };
         let counts = &mut self.cells[index as usize].counts;
         for side in [&cow.parent, &cow.child] {
-            counts.cow_faults += side.faults;
-            counts.cow_copied += side.copied;
-            counts.cow_copied_bytes += side.copied_bytes;
+            counts.cow_faults = counts.cow_faults.saturating_add(side.faults);
+            counts.cow_copied = counts.cow_copied.saturating_add(side.copied);
+            counts.cow_copied_bytes = counts.cow_copied_bytes.saturating_add(side.copied_bytes);
         }
     }
 

@@ -9,11 +9,14 @@ use std::{
 use forkscope_common::mechanism::Mechanism;
 use serde::Serialize;
 
-use super::distributions::Distributions;
+use super::distributions::{self, Distributions};
 use crate::{
     record::{Counters, LostTotals, Summary},
     recording::{Entry, entry},
 };
+
+/// What a summary may count spawns by: there are seven.
+const MOST_MECHANISMS: usize = 64;
 
 /// Spawns without a latency that are remembered: those whose calls take long are few.
 const MOST_INCOMPLETE: usize = 1 << 16;
@@ -33,14 +36,17 @@ struct Totals {
 /// Adds where there is something to add: what was never measured stays unknown.
 fn plus(sum: &mut Option<u64>, more: Option<u64>) {
     if let Some(more) = more {
-        *sum = Some(sum.unwrap_or(0) + more);
+        *sum = Some(sum.unwrap_or(0).saturating_add(more));
     }
 }
 
 fn merge_counters(sum: &mut Counters, more: &Counters) {
     if let Some(more) = &more.spawns {
         let spawns = sum.spawns.get_or_insert_default();
-        more.iter().for_each(|(name, n)| *spawns.entry(name.clone()).or_default() += n);
+        for (name, n) in more {
+            let sum = spawns.entry(name.clone()).or_default();
+            *sum = sum.saturating_add(*n);
+        }
     }
     plus(&mut sum.spawn_failures, more.spawn_failures);
     plus(&mut sum.execs, more.execs);
@@ -206,11 +212,10 @@ impl Open {
             Entry::Header(_) | Entry::Summary(_) | Entry::Profile => {}
             Entry::Spawn(spawn) => {
                 self.at(&spawn.time);
-                match self.totals.spawns.get_mut(&*spawn.mechanism) {
+                let label = distributions::label(&self.totals.spawns, &spawn.mechanism);
+                match self.totals.spawns.get_mut(label) {
                     Some(n) => *n += 1,
-                    None => {
-                        self.totals.spawns.insert(spawn.mechanism.to_string(), 1);
-                    }
+                    None => _ = self.totals.spawns.insert(label.to_owned(), 1),
                 }
                 let (latency, blocked) = (spawn.latency_ns, spawn.blocked_ns);
                 self.timed(&spawn.mechanism, latency, blocked, spawn.start_delay_ns);
@@ -257,8 +262,11 @@ impl Open {
             }
             Entry::Cow(cow) => {
                 self.at(&cow.time);
-                self.totals.cow_copied += cow.parent.copied + cow.child.copied;
-                self.totals.cow_reused += cow.parent.reused + cow.child.reused;
+                let totals = &mut self.totals;
+                for side in [&cow.parent, &cow.child] {
+                    totals.cow_copied = totals.cow_copied.saturating_add(side.copied);
+                    totals.cow_reused = totals.cow_reused.saturating_add(side.reused);
+                }
             }
             Entry::CowFault(fault) => {
                 self.at(&fault.time);
@@ -267,9 +275,9 @@ impl Open {
             Entry::Lost(lost) => {
                 self.at(&lost.time);
                 match &*lost.stage {
-                    "kernel" => self.lost.kernel += lost.count,
-                    "sink" => self.lost.sink += lost.count,
-                    _ => self.lost.decode += lost.count,
+                    "kernel" => self.lost.kernel = self.lost.kernel.saturating_add(lost.count),
+                    "sink" => self.lost.sink = self.lost.sink.saturating_add(lost.count),
+                    _ => self.lost.decode = self.lost.decode.saturating_add(lost.count),
                 }
             }
         }
@@ -305,8 +313,8 @@ impl Open {
         let mut compare = |what: String, kernel: Option<u64>, records: u64| {
             if let Some(kernel) = kernel {
                 let sums = told.entry(what).or_default();
-                sums.0 += kernel;
-                sums.1 += records;
+                sums.0 = u64::saturating_add(sums.0, kernel);
+                sums.1 = u64::saturating_add(sums.1, records);
             }
         };
         let (counters, totals) = (&summary.counters, &self.totals);
@@ -399,12 +407,14 @@ impl Merge {
 
     fn sum_up(&mut self, summary: &entry::Summary) -> Result<(), String> {
         let Some(open) = &mut self.current else { return Ok(()) };
+        let labels = summary.counters.spawns.as_ref().map_or(0, BTreeMap::len);
+        if labels > MOST_MECHANISMS {
+            return Err(format!("a summary with {labels} mechanisms: it is left out"));
+        }
         if open.summed_up {
             return Err("a second summary of the same session: it is left out".into());
         }
-        let written = Distributions::read(&summary.histograms).map_err(|why| {
-            format!("its histograms cannot be read ({why}): the records stand in for them")
-        })?;
+        let (written, wrong) = Distributions::read(&summary.histograms, &open.seen);
         open.summed_up = true;
         open.section.source = Source::Kernel;
         open.section.lost = summary.lost;
@@ -418,7 +428,7 @@ impl Merge {
         }
         session.pieces.extend(open.piece);
         session.ended |= !summary.continues;
-        session.lost += summary.lost.total();
+        session.lost = session.lost.saturating_add(summary.lost.total());
         open.compare(summary, &written, &mut session.compared);
         let counters = &summary.counters;
         let spawns = counters
@@ -437,7 +447,12 @@ impl Merge {
         };
         merge_counters(&mut self.counters, &counters);
         self.distributions.merge(&written);
-        Ok(())
+        if wrong.is_empty() {
+            return Ok(());
+        }
+        let more = if wrong.len() > 3 { ", and others" } else { "" };
+        let which = wrong[..wrong.len().min(3)].join(", ");
+        Err(format!("histograms that cannot be read ({which}{more}): the records stand in"))
     }
 
     /// Ends the section under way.
@@ -451,10 +466,12 @@ impl Merge {
             open.section.duration_ns = begin.and_then(|begin| between(begin, &open.last_time));
         }
         open.section.until = (!open.last_time.is_empty()).then_some(open.last_time);
-        self.lost.kernel += open.section.lost.kernel;
-        self.lost.decode += open.section.lost.decode;
-        self.lost.sink += open.section.lost.sink;
-        self.duration_ns += open.section.duration_ns.unwrap_or(0);
+        let (sum, more) = (&mut self.lost, open.section.lost);
+        sum.kernel = sum.kernel.saturating_add(more.kernel);
+        sum.decode = sum.decode.saturating_add(more.decode);
+        sum.sink = sum.sink.saturating_add(more.sink);
+        let duration = open.section.duration_ns.unwrap_or(0);
+        self.duration_ns = self.duration_ns.saturating_add(duration);
         self.sections.push(open.section);
     }
 

@@ -126,7 +126,12 @@ impl Reader {
             Box::new(file)
         };
         let mut raw = BufReader::with_capacity(BUFFER, raw);
-        let compressed = is_zstd(raw.fill_buf().map_err(failed)?);
+        let beginning = raw.fill_buf().map_err(failed)?;
+        if beginning.starts_with(&[0x1f, 0x8b]) {
+            let what = format!("{name}: it is compressed by gzip; unpack it first, or use zstd");
+            return Err(Failure::new(Why::Failed, what));
+        }
+        let compressed = is_zstd(beginning);
         let input: Box<dyn BufRead> = if compressed {
             let decoder = zstd::stream::read::Decoder::with_buffer(raw).map_err(failed)?;
             Box::new(BufReader::with_capacity(BUFFER, decoder))

@@ -1,6 +1,7 @@
 //! `forkscope report`: recordings summed up.
 
 use std::{
+    collections::BTreeMap,
     io::Write as _,
     path::{Path, PathBuf},
 };
@@ -42,6 +43,8 @@ pub struct Reported {
     /// What ran, likewise.
     programs: Vec<Ran>,
     other_programs: Other<Ran>,
+    /// What calls and execs failed with, from the records.
+    failures: Failures,
     /// Between the kernel's counts and the records.
     disagreements: Vec<Disagreement>,
     /// What was wrong with the recordings.
@@ -56,10 +59,28 @@ struct Other<T> {
     sum: T,
 }
 
-/// Both tables.
+/// How often, by error.
+#[derive(Default, Serialize)]
+struct Failures {
+    spawns: BTreeMap<String, u64>,
+    execs: BTreeMap<String, u64>,
+}
+
+impl Failures {
+    fn add(errors: &mut BTreeMap<String, u64>, error: &str) {
+        let label = distributions::label(errors, error);
+        match errors.get_mut(label) {
+            Some(n) => *n += 1,
+            None => _ = errors.insert(label.to_owned(), 1),
+        }
+    }
+}
+
+/// What is by groups.
 pub struct Tables {
     spawned: Groups,
     ran: Groups,
+    failures: Failures,
 }
 
 impl Tables {
@@ -71,9 +92,17 @@ impl Tables {
             }
             Entry::Spawn(spawn) => self.spawned.spawn(spawn),
             Entry::SpawnUpdate(update) => self.spawned.spawn_update(update),
-            Entry::SpawnFailure(failure) => self.spawned.spawn_failure(failure),
+            Entry::SpawnFailure(failure) => {
+                Failures::add(&mut self.failures.spawns, &failure.errno);
+                self.spawned.spawn_failure(failure);
+            }
             Entry::Cow(cow) => self.spawned.cow(cow),
-            Entry::Exec(exec) => self.ran.exec(exec),
+            Entry::Exec(exec) => {
+                if let Some(error) = &exec.errno {
+                    Failures::add(&mut self.failures.execs, error);
+                }
+                self.ran.exec(exec);
+            }
             Entry::Exit(exit) => self.ran.exit(exit),
             Entry::CowFault(_) | Entry::Lost(_) | Entry::Summary(_) | Entry::Profile => {}
         }
@@ -112,12 +141,13 @@ pub fn gather(
 pub fn run(flags: &Report) -> Result<u8, Failure> {
     let format = flags.format()?;
     let by = flags.by();
-    let mut tables = Tables { spawned: Groups::new(by), ran: Groups::new(by) };
+    let (spawned, ran) = (Groups::new(by), Groups::new(by));
+    let mut tables = Tables { spawned, ran, failures: Failures::default() };
     // Before an hour of reading, not after it.
     let recordings = recording::files(&flags.recordings)?;
     let output = open(flags.output.as_deref(), &recordings)?;
     let (mut merge, problems) = gather(&recordings, Some(&mut tables))?;
-    let Tables { spawned, ran } = tables;
+    let Tables { spawned, ran, failures } = tables;
     let top = flags.top as usize;
     let spawned: Shown<Spawned> = spawned.shown(top, flags.sort);
     let ran: Shown<Ran> = ran.shown(top, flags.sort);
@@ -147,6 +177,7 @@ pub fn run(flags: &Report) -> Result<u8, Failure> {
             folded_below: ran.folded_below,
             sum: ran.other,
         },
+        failures,
         disagreements,
         problems: problems.iter().map(ToString::to_string).collect(),
     };

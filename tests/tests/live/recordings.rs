@@ -341,6 +341,55 @@ fn what_cannot_be_read_is_said_with_its_place() {
 }
 
 #[test]
+fn pipes_copies_and_what_was_there_before() {
+    let Some(rig) = Rig::new() else { return };
+    let Some(doors) = rig.program("doors") else { return };
+    let whole = everything(&rig, "whole.ndjson", &doors);
+    let bytes = fs::read(&whole).expect("a file");
+    assert!(bytes.len() > 1 << 16, "more than one buffer");
+    let expected = report(&rig, [&whole]);
+    // A pipe is read from its beginning, whatever it is called.
+    let mut piped = Command::new("sh");
+    let script = r#"cat "$1" | "$0" report --format json --top 10000 /dev/stdin"#;
+    piped.args(["-c", script]).arg(rig.forkscope()).arg(&whole);
+    let done = rig.run(piped).expect_code(0);
+    let said: Value = serde_json::from_slice(&done.stdout).expect("one line of JSON");
+    for key in ["counters", "histograms", "groups"] {
+        assert_eq!(said[key], expected[key], "{key}");
+    }
+    // A copy that was made while it was written gives way to the whole, in any order.
+    let (early, head) = (rig.path("early.ndjson"), rig.path("head.ndjson"));
+    let line = bytes.iter().position(|&b| b == b'\n').expect("a line") + 1;
+    fs::write(&early, &bytes[..bytes.len() / 3]).expect("write");
+    fs::write(&head, &bytes[..line]).expect("write");
+    for order in [[&early, &whole, &head], [&whole, &head, &early], [&head, &early, &whole]] {
+        let said = report(&rig, order);
+        for key in ["counters", "histograms", "groups"] {
+            assert_eq!(said[key], expected[key], "{key} of {order:?}");
+        }
+    }
+    // As for the exports.
+    let rows = |inputs: &[&PathBuf]| {
+        let words = ["export", "--to", "csv", "-o", "-"].map(OsStr::new).into_iter();
+        let words = words.chain(inputs.iter().map(|path| path.as_os_str()));
+        forkscope(&rig, words).expect_code(0).stdout().lines().count()
+    };
+    assert_eq!(rows(&[&early, &whole, &whole]), rows(&[&whole]));
+    // What had the output's name is there until the report is.
+    let old = rig.path("old.json");
+    fs::write(&old, "precious").expect("write");
+    let empty = rig.path("empty.ndjson");
+    fs::write(&empty, "").expect("write");
+    let words = ["report".as_ref(), empty.as_os_str(), "-o".as_ref(), old.as_os_str()];
+    forkscope(&rig, words).expect_error(1, &["empty"]);
+    assert_eq!(fs::read_to_string(&old).expect("a file"), "precious");
+    // Nothing to compare is no success.
+    let words = ["diff".as_ref(), whole.as_os_str(), head.as_os_str()];
+    let words = words.into_iter().chain(["--fail-over", "1.2"].map(OsStr::new));
+    forkscope(&rig, words).expect_error(1, &["nothing to compare"]);
+}
+
+#[test]
 fn a_difference_is_found_and_equals_have_none() {
     let Some(rig) = Rig::new() else { return };
     let record = |name: &str, rss: &str| {

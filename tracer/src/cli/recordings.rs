@@ -27,6 +27,8 @@ pub enum Sort {
     Spawns,
     /// Most time in creating calls and execs first
     Time,
+    /// Most memory copied on write first
+    Copied,
 }
 
 /// How `report` writes.

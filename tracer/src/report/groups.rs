@@ -404,6 +404,7 @@ impl Groups {
             let first = match sort {
                 Sort::Spawns => (made, time),
                 Sort::Time => (time, made),
+                Sort::Copied => (u128::from(n.cow_copied_bytes), made),
             };
             (first, cell.records)
         };

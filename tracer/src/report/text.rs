@@ -25,6 +25,16 @@ pub fn render(report: &Reported, layout: Layout) -> String {
     if !report.programs.is_empty() {
         table.ran(report);
     }
+    for (what, errors) in
+        [("failed calls", &report.failures.spawns), ("failed execs", &report.failures.execs)]
+    {
+        if !errors.is_empty() {
+            let mut errors: Vec<_> = errors.iter().collect();
+            errors.sort_by_key(|(_, n)| std::cmp::Reverse(**n));
+            let each = errors.iter().map(|(name, n)| format!("{} {}", count(**n), visible(name)));
+            let _ = writeln!(out, "\n{what}: {}", each.collect::<Vec<_>>().join(", "));
+        }
+    }
     if let Some(cgroup) = only {
         let _ = writeln!(out, "\nall of them in {}", visible(cgroup));
     }
@@ -182,6 +192,9 @@ impl Table<'_> {
         };
         for group in &report.groups {
             self.row(group.key.as_ref().unwrap_or(&Key::default()), &figures(group));
+            if group.spawn_failures > 0 {
+                let _ = writeln!(self.out, "  failed: {}", plural(group.spawn_failures, "call"));
+            }
             if group.cow_copied > 0 {
                 let copied = bytes(group.cow_copied_bytes);
                 let pages = count(group.cow_copied);

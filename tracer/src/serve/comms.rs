@@ -1,5 +1,6 @@
 //! Counts by process name, for the names that matter: whatever the processes call themselves, there
-//! are never more labels than were asked for, and no count ever goes backwards.
+//! are never more labels than were asked for. No count goes backwards; one whose name has been quiet
+//! may join `other`, when another name needs its place.
 
 use std::collections::HashMap;
 
@@ -9,6 +10,8 @@ use crate::{record::Comm, text::visible};
 
 /// The label of all names that have no place of their own.
 pub const OTHER: &str = "other";
+/// The label of a process that has no name.
+const EMPTY: &str = "(empty)";
 /// How long the names without a place are watched before one may get one, nanoseconds.
 const WINDOW: u64 = 60_000_000_000;
 /// Names without a place that are watched at once.
@@ -18,12 +21,31 @@ const SHARE: u64 = 100;
 /// and at least so many.
 const FEWEST: u64 = 10;
 
+/// A name that was quiet for so many windows may lose its place,
+const QUIET: u32 = 5;
+/// and so many do in a window: a new label is a new series, however often names change.
+const LEAVING: usize = 2;
+
 type Name = [u8; COMM_LEN];
+
+/// What is counted by name.
+pub trait Sum: Default {
+    /// Adds all of another.
+    fn add(&mut self, other: Self);
+}
+
+struct Place<C> {
+    label: String,
+    counts: C,
+    /// Events in this window, and windows without any before it.
+    events: u64,
+    quiet: u32,
+}
 
 /// Counts by name.
 pub struct Comms<C> {
     most: usize,
-    places: Vec<(String, C)>,
+    places: Vec<Place<C>>,
     /// Places of names as the kernel has them; several may look the same.
     index: HashMap<Name, usize>,
     other: C,
@@ -33,7 +55,7 @@ pub struct Comms<C> {
     events: u64,
 }
 
-impl<C: Default> Comms<C> {
+impl<C: Sum> Comms<C> {
     /// At most so many names.
     #[must_use]
     pub fn new(most: usize) -> Self {
@@ -59,12 +81,16 @@ impl<C: Default> Comms<C> {
             if self.places.len() < self.most.div_ceil(2) {
                 // First come, while there is plenty.
                 self.give_place(name);
-            } else if self.places.len() < self.most {
+            } else {
                 self.watch(name);
             }
         }
         match self.index.get(&name) {
-            Some(&place) => &mut self.places[place].1,
+            Some(&place) => {
+                let place = &mut self.places[place];
+                place.events += 1;
+                &mut place.counts
+            }
             None => &mut self.other,
         }
     }
@@ -77,7 +103,7 @@ impl<C: Default> Comms<C> {
 
     /// Names with a place, and their counts.
     pub fn places(&self) -> impl Iterator<Item = (&str, &C)> {
-        self.places.iter().map(|(label, counts)| (label.as_str(), counts))
+        self.places.iter().map(|place| (place.label.as_str(), &place.counts))
     }
 
     /// Names that took a good share of the window get a place, the most frequent first.
@@ -90,22 +116,47 @@ impl<C: Default> Comms<C> {
             .filter(|&(_, count)| count >= enough)
             .collect();
         frequent.sort_by_key(|&(name, count)| (std::cmp::Reverse(count), name));
+        for place in &mut self.places {
+            place.quiet = if place.events == 0 { place.quiet.saturating_add(1) } else { 0 };
+            place.events = 0;
+        }
+        let mut leaving = LEAVING;
         for (name, _) in frequent {
+            if self.places.len() >= self.most && leaving > 0 && self.make_room() {
+                leaving -= 1;
+            }
             self.give_place(name);
         }
         (self.since, self.events) = (at, 0);
     }
 
+    /// Lets the name that was quiet for longest join the others; whether there was one.
+    fn make_room(&mut self) -> bool {
+        let quiet = |(_, place): &(usize, &Place<C>)| place.quiet >= QUIET;
+        let longest = self.places.iter().enumerate().filter(quiet).max_by_key(|(_, p)| p.quiet);
+        let Some((at, _)) = longest else { return false };
+        let gone = self.places.swap_remove(at);
+        self.other.add(gone.counts);
+        let moved = self.places.len();
+        self.index.retain(|_, place| *place != at);
+        self.index.values_mut().filter(|place| **place == moved).for_each(|place| *place = at);
+        true
+    }
+
     fn give_place(&mut self, name: Name) {
-        let label = visible(&Comm(name).text());
+        let label = match visible(&Comm(name).text()) {
+            // To Prometheus a label without a value is none.
+            label if label.is_empty() => EMPTY.to_string(),
+            label => label,
+        };
         if label == OTHER {
             return;
         }
-        let place = match self.places.iter().position(|(known, _)| *known == label) {
+        let place = match self.places.iter().position(|place| place.label == label) {
             // Two names that look the same; so many that this takes memory are no accident.
             Some(place) if self.index.len() < 2 * self.most => place,
             None if self.places.len() < self.most => {
-                self.places.push((label, C::default()));
+                self.places.push(Place { label, counts: C::default(), events: 0, quiet: 0 });
                 self.places.len() - 1
             }
             _ => return,
@@ -143,6 +194,12 @@ fn clean(name: Name) -> Name {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Sum for u64 {
+        fn add(&mut self, other: Self) {
+            *self += other;
+        }
+    }
 
     fn name(text: &[u8]) -> Name {
         let mut name = [0; COMM_LEN];
@@ -196,6 +253,28 @@ mod tests {
                 assert!(before.len() <= 7);
             }
         }
+    }
+
+    #[test]
+    fn a_storm_of_a_new_name_gets_a_place_from_one_that_is_quiet() {
+        let mut comms: Comms<u64> = Comms::new(4);
+        let minute = WINDOW;
+        let often = |comms: &mut Comms<u64>, text: &str, minutes: std::ops::Range<u64>| {
+            for at in minutes.flat_map(|m| (0..100).map(move |n| m * minute + n)) {
+                *comms.of(name(text.as_bytes()), at) += 1;
+            }
+        };
+        for text in ["once1", "once2"] {
+            *comms.of(name(text.as_bytes()), 0) += 1;
+        }
+        often(&mut comms, "busy", 0..8);
+        often(&mut comms, "also", 0..2);
+        often(&mut comms, "busy", 2..9);
+        assert_eq!(comms.places.len(), 4);
+        often(&mut comms, "storm", 9..12);
+        assert!(labels(&comms).contains(&"storm") && labels(&comms).contains(&"busy"));
+        assert_eq!(labels(&comms).len(), 4);
+        assert_eq!(total(&comms), 2 + 800 + 200 + 700 + 300);
     }
 
     #[test]

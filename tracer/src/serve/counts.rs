@@ -12,7 +12,7 @@ use forkscope_common::{
     mechanism::MECHANISMS,
 };
 
-use super::comms::Comms;
+use super::comms::{Comms, Sum};
 use crate::{
     decode::Event,
     kernel::books::Totals,
@@ -21,6 +21,20 @@ use crate::{
 
 /// By a label of which there are few.
 pub type ByName = BTreeMap<Cow<'static, str>, u64>;
+
+impl Sum for ByName {
+    fn add(&mut self, other: Self) {
+        for (name, n) in other {
+            *self.entry(name).or_default() += n;
+        }
+    }
+}
+
+impl Sum for [u64; MECHANISMS] {
+    fn add(&mut self, other: Self) {
+        self.iter_mut().zip(other).for_each(|(sum, n)| *sum += n);
+    }
+}
 
 /// What the kernel counted of one kind of event, and what of it came by the ring.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

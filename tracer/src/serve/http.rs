@@ -1,11 +1,7 @@
 //! The web server: a thread of its own, and bounds on what a client can make it do.
 
 use std::{
-    convert::Infallible,
-    io,
-    net::SocketAddr,
-    sync::Arc,
-    thread::{self, JoinHandle},
+    collections::VecDeque, convert::Infallible, io, net::SocketAddr, sync::Arc, thread,
     time::Duration,
 };
 
@@ -20,13 +16,13 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    task::JoinHandle,
 };
 
 use super::{accept::Format, desk::Desk, health, proto, texts};
 use crate::failure::{Failure, Why};
 
-/// Connections at once; more wait.
+/// Connections at once; one more ends the oldest.
 const CONNECTIONS: usize = 64;
 /// A connection is one request, and takes no longer, however slow the client.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -56,7 +52,10 @@ pub fn bind(address: SocketAddr) -> Result<std::net::TcpListener, Failure> {
 ///
 /// # Errors
 /// When there can be no thread, or no event loop in it.
-pub fn start(listener: std::net::TcpListener, desk: Arc<Desk>) -> Result<JoinHandle<()>, Failure> {
+pub fn start(
+    listener: std::net::TcpListener,
+    desk: Arc<Desk>,
+) -> Result<thread::JoinHandle<()>, Failure> {
     let failed = |error: io::Error| {
         Failure::new(Why::Failed, format!("the web server cannot run: {error}; free some memory"))
     };
@@ -76,23 +75,25 @@ pub fn start(listener: std::net::TcpListener, desk: Arc<Desk>) -> Result<JoinHan
 }
 
 async fn answer_all(listener: TcpListener, desk: Arc<Desk>) {
-    let connections = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut connections: VecDeque<JoinHandle<()>> = VecDeque::new();
     loop {
-        let accept = async {
-            let room = Arc::clone(&connections).acquire_owned().await;
-            (room, listener.accept().await)
-        };
-        let (room, accepted) = tokio::select! {
+        let accepted = tokio::select! {
             () = desk.quit.notified() => return,
-            accepted = accept => accepted,
+            accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((stream, _)) => {
+                connections.retain(|connection| !connection.is_finished());
+                // Whoever has been here longest has had its time: an answer takes milliseconds.
+                if connections.len() >= CONNECTIONS
+                    && let Some(oldest) = connections.pop_front()
+                {
+                    oldest.abort();
+                }
                 let desk = Arc::clone(&desk);
-                tokio::spawn(async move {
-                    let _room = room;
+                connections.push_back(tokio::spawn(async move {
                     let _ = tokio::time::timeout(LIMIT, answer(stream, desk)).await;
-                });
+                }));
             }
             // Out of descriptors, or the client is gone: the next may fare better.
             Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,

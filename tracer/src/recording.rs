@@ -343,21 +343,27 @@ impl Reader {
 
 /// A line as a record; `None` where its type is unknown.
 fn parse(line: &[u8]) -> Result<Option<Entry<'_>>, serde_json::Error> {
+    // Once for all of its strings. What is no UTF-8 is no JSON, which the parser says with its place.
+    let Ok(line) = std::str::from_utf8(line) else {
+        return Err(serde_json::from_slice::<serde::de::IgnoredAny>(line)
+            .err()
+            .unwrap_or_else(|| serde::de::Error::custom("not UTF-8")));
+    };
     // What we write begins with the type; what others have rewritten may not.
-    let quick = line.strip_prefix(br#"{"type":""#).and_then(|rest| {
-        let end = rest.iter().take(32).position(|&b| b == b'"')?;
-        std::str::from_utf8(&rest[..end]).ok()
+    let quick = line.strip_prefix(r#"{"type":""#).and_then(|rest| {
+        let end = rest.bytes().take(32).position(|b| b == b'"')?;
+        Some(&rest[..end])
     });
     let slow;
     let kind = match quick {
         Some(kind) => kind,
         None => {
-            slow = serde_json::from_slice::<Kind<'_>>(line)?.r#type;
+            slow = serde_json::from_str::<Kind<'_>>(line)?.r#type;
             &*slow
         }
     };
-    fn of<'a, T: Deserialize<'a>>(line: &'a [u8]) -> Result<T, serde_json::Error> {
-        serde_json::from_slice(line)
+    fn of<'a, T: Deserialize<'a>>(line: &'a str) -> Result<T, serde_json::Error> {
+        serde_json::from_str(line)
     }
     Ok(Some(match kind {
         "header" => Entry::Header(Box::new(header(line)?)),
@@ -380,13 +386,13 @@ fn parse(line: &[u8]) -> Result<Option<Entry<'_>>, serde_json::Error> {
 }
 
 /// A header; of a newer one only its schema need be as it is now.
-fn header(line: &[u8]) -> Result<Header, serde_json::Error> {
+fn header(line: &str) -> Result<Header, serde_json::Error> {
     #[derive(Deserialize)]
     struct Schema {
         schema: u64,
     }
-    serde_json::from_slice::<Header>(line).or_else(|error| {
-        match serde_json::from_slice::<Schema>(line) {
+    serde_json::from_str::<Header>(line).or_else(|error| {
+        match serde_json::from_str::<Schema>(line) {
             Ok(Schema { schema }) if schema > u64::from(SCHEMA) => {
                 let schema = u32::try_from(schema).unwrap_or(u32::MAX);
                 Ok(Header { schema, ..Header::default() })

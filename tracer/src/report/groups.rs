@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use foldhash::fast::RandomState;
 use serde::Serialize;
 
 use crate::{
@@ -205,9 +206,9 @@ impl Shape for Ran {
 pub struct Groups {
     by: [bool; 4],
     cells: Vec<Cell>,
-    index: HashMap<Box<[u8]>, u32>,
+    index: HashMap<Box<[u8]>, u32, RandomState>,
     key: Vec<u8>,
-    children: HashMap<(u32, u64), u32>,
+    children: HashMap<(u32, u64), u32, RandomState>,
     oldest: VecDeque<(u32, u64)>,
     most: usize,
     /// A group that is not shown, or is shown with too few, had at most so many records then.
@@ -234,9 +235,9 @@ impl Groups {
         Self {
             by: [By::Mechanism, By::Comm, By::Cgroup, By::Size].map(|one| by.contains(&one)),
             cells: vec![Cell::default()],
-            index: HashMap::new(),
+            index: HashMap::default(),
             key: Vec::new(),
-            children: HashMap::new(),
+            children: HashMap::default(),
             oldest: VecDeque::new(),
             most: MOST,
             folded_below: 0,

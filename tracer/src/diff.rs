@@ -90,12 +90,13 @@ impl Pair {
     }
 }
 
-fn pairs(a: &Merge, b: &Merge) -> Vec<Pair> {
+fn pairs(a: &Merge, b: &Merge, only: &[String]) -> Vec<Pair> {
     let empty = Gathered::default();
     let of_a: Vec<_> = a.distributions().each().filter(|(.., all)| all.count() > 0).collect();
     let of_b: Vec<_> = b.distributions().each().filter(|(.., all)| all.count() > 0).collect();
     let mut keys: Vec<_> =
         of_a.iter().chain(&of_b).map(|&(histogram, label, _)| (histogram, label)).collect();
+    keys.retain(|(histogram, _)| only.is_empty() || only.iter().any(|one| one == histogram));
     keys.sort_unstable();
     keys.dedup();
     let find = |all: &[(&'static str, Option<&str>, &'_ Gathered)], key| {
@@ -146,7 +147,7 @@ pub fn run(flags: &Diff) -> Result<u8, Failure> {
     let output = report::open(flags.output.as_deref(), &both)?;
     let (a, problems_a) = report::gather(&of_a, None)?;
     let (b, problems_b) = report::gather(&of_b, None)?;
-    let histograms = pairs(&a, &b);
+    let histograms = pairs(&a, &b, &flags.only);
     let above: Vec<String> = flags
         .fail_over
         .map(|limit| {

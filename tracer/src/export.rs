@@ -63,6 +63,8 @@ impl Section {
 pub enum Trouble {
     /// This record is at fault; the next may do.
     Record(String),
+    /// The recordings are.
+    Input(Failure),
     /// The output is.
     Output(Failure),
     /// Nobody reads any more: `| head`.
@@ -126,6 +128,7 @@ pub fn run(flags: &Export) -> Result<u8, Failure> {
     match export(&recordings, exporter) {
         Ok(()) | Err(Trouble::Closed) => Ok(0),
         Err(Trouble::Record(what)) => Err(Failure::new(Why::Failed, what)),
+        Err(Trouble::Input(failure)) => Err(failure),
         Err(Trouble::Output(mut failure)) => {
             let of = format!("-o {}: ", out.display());
             if !failure.message.starts_with("-o ") {
@@ -140,7 +143,7 @@ pub fn run(flags: &Export) -> Result<u8, Failure> {
 fn export(recordings: &[impl AsRef<Path>], exporter: Box<dyn Exporter>) -> Result<(), Trouble> {
     let stopped = Cell::new(false);
     let mut driver = Driver { exporter, section: None, profiles: 0, trouble: None };
-    recording::read_all_while(recordings, &|| !stopped.get(), &mut |index, entry| {
+    let read = recording::read_all_while(recordings, &|| !stopped.get(), &mut |index, entry| {
         let stem = || stem(recordings[index].as_ref());
         match driver.entry(index, &stem, &entry) {
             Ok(()) => Ok(()),
@@ -151,7 +154,10 @@ fn export(recordings: &[impl AsRef<Path>], exporter: Box<dyn Exporter>) -> Resul
                 Ok(())
             }
         }
-    })?;
+    });
+    if let Err(failure) = read {
+        return Err(driver.trouble.take().unwrap_or(Trouble::Input(failure)));
+    }
     driver.finish()
 }
 

@@ -285,7 +285,10 @@ impl Reader {
             Err(_) if self.newer => {}
             Err(error) if whole => self.damage(&error),
             Err(_) => {
-                self.problem("cut off, as by a crash: everything before it is read".into());
+                self.problem(
+                    "cut off, as by a crash or while it is written: everything before it is read"
+                        .into(),
+                );
             }
         }
     }
@@ -306,7 +309,8 @@ impl Reader {
         let partly = if within { ", within this line" } else { "" };
         let what = if error.kind() == io::ErrorKind::UnexpectedEof {
             format!(
-                "compressed data end early{partly}, as after a crash: everything before is read"
+                "compressed data end early{partly}, as after a crash or while it is written: everything before \
+                 is read"
             )
         } else {
             format!("cannot be read further{partly} ({error}): everything before is read")

@@ -90,6 +90,18 @@ impl Report {
     }
 }
 
+/// Histograms of a summary.
+pub const METRICS: [&str; 8] = [
+    "spawn_latency",
+    "blocked",
+    "start_delay",
+    "copy",
+    "exec_latency",
+    "since_spawn",
+    "lifetime",
+    "cow_fault",
+];
+
 /// Flags of `diff`.
 #[derive(Debug, Args)]
 pub struct Diff {
@@ -103,6 +115,11 @@ pub struct Diff {
     /// Write to FILE, replacing it, with mode 0600; - is standard output
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
+    /// Compare these alone: spawn_latency, blocked, start_delay, copy, exec_latency, since_spawn,
+    /// lifetime, cow_fault [default: all]
+    #[arg(long, value_name = "LIST", value_delimiter = ',',
+          value_parser = clap::builder::PossibleValuesParser::new(METRICS))]
+    pub only: Vec<String>,
     /// Exit with 1 when a percentile of B is significantly above A's by this ratio: 1.2
     #[arg(long, value_name = "RATIO", value_parser = ratio)]
     pub fail_over: Option<f64>,

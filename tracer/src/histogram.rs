@@ -51,10 +51,7 @@ impl Gathered {
     /// # Errors
     /// When its histogram cannot be read, or does not have so many values.
     pub fn merge_written(&mut self, hdr: &str, count: u64, mean_ns: u64) -> Result<(), String> {
-        let read = decode(hdr)?;
-        if read.len() != count {
-            return Err(format!("it has {} values, not {count}", read.len()));
-        }
+        let read = decode_whole(hdr, count)?;
         for value in read.iter_recorded() {
             self.add(bucket_of(value.value_iterated_to()), value.count_at_value());
         }
@@ -179,6 +176,19 @@ pub fn decode(hdr: &str) -> Result<Histogram<u64>, String> {
         return Err("an HdrHistogram of another range".into());
     }
     Ok(read)
+}
+
+/// The same, which must have `count` values.
+///
+/// # Errors
+/// Those of [`decode`], and when it has not.
+pub fn decode_whole(hdr: &str, count: u64) -> Result<Histogram<u64>, String> {
+    let read = decode(hdr)?;
+    if read.len() == count {
+        Ok(read)
+    } else {
+        Err(format!("it has {} values, not {count}", read.len()))
+    }
 }
 
 /// The `HdrHistogram` with these counts, without loss.

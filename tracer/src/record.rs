@@ -319,7 +319,7 @@ pub struct Histograms {
 }
 
 /// Totals of a [`Summary`], from the kernel; what was not measured is null.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Counters {
     /// By mechanism, all of them.
     pub spawns: Option<BTreeMap<Cow<'static, str>, u64>>,

@@ -34,6 +34,7 @@ const LONGEST: usize = 16 << 20;
 const BUFFER: usize = 1 << 16;
 /// Damaged lines that are named one by one.
 const NAMED: u64 = 3;
+
 /// Whether it is what a zstd frame begins with, or one to be skipped (RFC 8878, 3.1).
 fn is_zstd(bytes: &[u8]) -> bool {
     matches!(bytes, [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..])
@@ -309,8 +310,8 @@ impl Reader {
         let partly = if within { ", within this line" } else { "" };
         let what = if error.kind() == io::ErrorKind::UnexpectedEof {
             format!(
-                "compressed data end early{partly}, as after a crash or while it is written: everything before \
-                 is read"
+                "compressed data end early{partly}, as after a crash or while it is written: \
+                 everything before is read"
             )
         } else {
             format!("cannot be read further{partly} ({error}): everything before is read")
@@ -455,14 +456,18 @@ fn of(header: &Header) -> Session {
 
 /// Recordings that begin with the same session as another which has more of it (one was copied
 /// while it was being written, say): which, and that other one.
-fn copies(paths: &[impl AsRef<Path>]) -> HashMap<usize, usize> {
+///
+/// # Errors
+/// When one cannot be opened. A pipe is not tried: what has been read of it is gone.
+fn copies(paths: &[impl AsRef<Path>]) -> Result<HashMap<usize, usize>, Failure> {
     let mut fullest: HashMap<Session, usize> = HashMap::new();
     let mut copies = HashMap::new();
-    if paths.len() < 2 {
-        return copies;
-    }
     for (index, path) in paths.iter().map(AsRef::as_ref).enumerate() {
-        let Some(header) = path.is_file().then(|| first_header(path)).flatten() else { continue };
+        let stream = std::fs::metadata(path).is_ok_and(|meta| !meta.is_file());
+        if path.as_os_str() == "-" || stream {
+            continue;
+        }
+        let Some(header) = first_header(Reader::open(path)?) else { continue };
         match fullest.entry(of(&header)) {
             Vacant(new) => _ = new.insert(index),
             Occupied(mut there) => {
@@ -483,7 +488,7 @@ fn copies(paths: &[impl AsRef<Path>]) -> HashMap<usize, usize> {
         }
         of
     };
-    copies.keys().map(|&index| (index, last(index))).collect()
+    Ok(copies.keys().map(|&index| (index, last(index))).collect())
 }
 
 /// Bytes of a recording, uncompressed, as far as it can be read.
@@ -502,9 +507,9 @@ fn length(path: &Path) -> u64 {
 }
 
 /// The header that a recording begins with.
-fn first_header(path: &Path) -> Option<Header> {
+fn first_header(reader: Reader) -> Option<Header> {
     let mut line = Vec::new();
-    Reader::open(path).ok()?.input.take(1 << 20).read_until(b'\n', &mut line).ok()?;
+    reader.input.take(1 << 20).read_until(b'\n', &mut line).ok()?;
     match parse(&line) {
         Ok(Some(Entry::Header(header))) => Some(*header),
         _ => None,
@@ -534,13 +539,7 @@ pub fn read_all_while(
     each: &mut dyn FnMut(usize, Entry<'_>) -> Result<(), String>,
 ) -> Result<Vec<Problem>, Failure> {
     // All of them first: a typing error is not to cost an hour of reading.
-    for path in paths.iter().map(AsRef::as_ref).filter(|path| path.as_os_str() != "-") {
-        // A pipe can be opened once, and what has been read of it is gone.
-        if std::fs::metadata(path).map_or(true, |meta| meta.is_file()) {
-            Reader::open(path)?;
-        }
-    }
-    let copies = copies(paths);
+    let copies = copies(paths)?;
     let (mut records, mut problems) = (0, Vec::new());
     // Sessions, and how many records each had.
     let mut known: HashMap<Session, u64> = HashMap::new();

@@ -12,9 +12,10 @@ use serde_json::json;
 
 use crate::{
     cli::Table,
+    record::{Counters, CurvePoint},
     recording::{
         Entry,
-        entry::{Counters, CurvePoint, Measure, Text},
+        entry::{Measure, Text},
     },
 };
 

@@ -24,10 +24,7 @@ use super::{Exporter, Section, Trouble, output::Output};
 use crate::{
     failure::Failure,
     histogram::{self, Gathered},
-    recording::{
-        Entry,
-        entry::{Distribution, Summary},
-    },
+    recording::{Entry, entry::Summary},
     trace::note,
 };
 
@@ -144,7 +141,7 @@ impl Hdr {
         let length = Duration::from_nanos(summary.duration_ns);
         for (metric, label, distribution) in summary.histograms.each() {
             let tag = tag(metric, label);
-            match written(distribution) {
+            match histogram::decode_whole(&distribution.hdr, distribution.count) {
                 Ok(histogram) => self.line(&tag, begin, length, &histogram)?,
                 Err(why) => damaged.push(format!("{tag} ({why})")),
             }
@@ -284,16 +281,6 @@ fn values(
             put("cow_fault", Some(label), Some(r.latency_ns));
         }
         _ => {}
-    }
-}
-
-/// A histogram as it was written.
-fn written(distribution: &Distribution) -> Result<Histogram<u64>, String> {
-    let read = histogram::decode(&distribution.hdr)?;
-    if read.len() == distribution.count {
-        Ok(read)
-    } else {
-        Err(format!("it has {} values, not {}", read.len(), distribution.count))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Copy-on-write in the stream.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Address, Comm, Time, is_false};
 
@@ -30,7 +30,7 @@ pub struct CowSide {
 }
 
 /// How long the faults of a [`Ledger`] took, both sides together.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CowLatency {
     /// How many were timed.
     pub count: u64,
@@ -47,7 +47,7 @@ pub struct CowLatency {
 }
 
 /// Copies in one interval since the fork.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CurvePoint {
     /// The interval's end, since the fork.
     pub until_ns: u64,

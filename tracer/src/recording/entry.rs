@@ -6,6 +6,8 @@ use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Deserializer, de::Visitor};
 
+use crate::record::{Counters, CowLatency, CurvePoint, LostTotals};
+
 /// Text of a line, borrowed from it unless it had to be unescaped.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Text<'a>(pub Cow<'a, str>);
@@ -193,25 +195,6 @@ pub struct CowSide<'a> {
     pub stall_ns: Option<u64>,
 }
 
-/// [`crate::record::CowLatency`]
-#[derive(Debug, Default, Deserialize)]
-pub struct CowLatency {
-    pub count: u64,
-    pub min_ns: Option<u64>,
-    pub p50_ns: Option<u64>,
-    pub p90_ns: Option<u64>,
-    pub p99_ns: Option<u64>,
-    pub max_ns: Option<u64>,
-}
-
-/// [`crate::record::CurvePoint`]
-#[derive(Debug, Deserialize)]
-pub struct CurvePoint {
-    pub until_ns: u64,
-    pub parent_copied: u64,
-    pub child_copied: u64,
-}
-
 /// [`crate::record::Ledger`]
 #[derive(Debug, Deserialize)]
 pub struct Ledger<'a> {
@@ -291,19 +274,6 @@ pub struct Header {
     pub measures: BTreeMap<String, Measure>,
 }
 
-/// [`crate::record::Counters`]
-#[derive(Debug, Default, Deserialize)]
-pub struct Counters {
-    pub spawns: Option<BTreeMap<String, u64>>,
-    pub spawn_failures: Option<u64>,
-    pub execs: Option<u64>,
-    pub exec_failures: Option<u64>,
-    pub exits: Option<u64>,
-    pub cow_faults: Option<u64>,
-    pub cow_copied: Option<u64>,
-    pub cow_reused: Option<u64>,
-}
-
 /// [`crate::record::Distribution`]: what the histogram itself does not hold.
 #[derive(Debug, Deserialize)]
 pub struct Distribution {
@@ -366,6 +336,6 @@ pub struct Summary {
     #[serde(default)]
     pub continues: bool,
     pub counters: Counters,
-    pub lost: crate::record::LostTotals,
+    pub lost: LostTotals,
     pub histograms: Histograms,
 }

@@ -320,7 +320,7 @@ impl Open {
         let (counters, totals) = (&summary.counters, &self.totals);
         if let Some(spawns) = &counters.spawns {
             for (mechanism, &n) in spawns {
-                let records = totals.spawns.get(mechanism).copied().unwrap_or(0);
+                let records = totals.spawns.get(&**mechanism).copied().unwrap_or(0);
                 compare(format!("spawns, {mechanism}"), Some(n), records);
             }
         }
@@ -430,22 +430,7 @@ impl Merge {
         session.ended |= !summary.continues;
         session.lost = session.lost.saturating_add(summary.lost.total());
         open.compare(summary, &written, &mut session.compared);
-        let counters = &summary.counters;
-        let spawns = counters
-            .spawns
-            .as_ref()
-            .map(|spawns| spawns.iter().map(|(name, n)| (Cow::Owned(name.clone()), *n)).collect());
-        let counters = Counters {
-            spawns,
-            spawn_failures: counters.spawn_failures,
-            execs: counters.execs,
-            exec_failures: counters.exec_failures,
-            exits: counters.exits,
-            cow_faults: counters.cow_faults,
-            cow_copied: counters.cow_copied,
-            cow_reused: counters.cow_reused,
-        };
-        merge_counters(&mut self.counters, &counters);
+        merge_counters(&mut self.counters, &summary.counters);
         self.distributions.merge(&written);
         if wrong.is_empty() {
             return Ok(());

@@ -330,7 +330,8 @@ impl Out {
                     (records.len(), Ok(()))
                 }
                 Ok(Job::Turn) => {
-                    let turned = self.turn();
+                    let stopped = shared.stopped.load(Relaxed);
+                    let turned = if stopped { Ok(()) } else { self.turn() };
                     shared.full.store(false, Relaxed);
                     shared.turns.fetch_add(1, Relaxed);
                     (0, turned)

@@ -29,6 +29,8 @@ pub struct Stream {
     form: Form,
     /// Bytes in the file that end with a whole line.
     whole: u64,
+    /// It failed: what the compression still holds must not land behind the cut.
+    failed: bool,
 }
 
 enum Form {
@@ -55,7 +57,7 @@ impl Stream {
             }
             other => Form::Plain(other),
         };
-        Ok(Self { form, whole: 0 })
+        Ok(Self { form, whole: 0, failed: false })
     }
 
     /// Bytes in the file so far.
@@ -87,7 +89,7 @@ impl Stream {
     pub fn settle(&mut self, now: bool) -> io::Result<()> {
         let Form::Compressed { encoder, waiting, since } = &mut self.form else { return Ok(()) };
         let due = *waiting >= SETTLE.1 || since.elapsed() >= SETTLE.0;
-        if *waiting == 0 || !(due || now) {
+        if self.failed || *waiting == 0 || !(due || now) {
             return Ok(());
         }
         // A pipe has no position, and nothing can be taken back there.
@@ -114,6 +116,7 @@ impl Stream {
     /// After an error, takes back what does not end with a whole line.
     fn undone<T>(&mut self, result: io::Result<T>) -> io::Result<T> {
         if let (Err(_), Form::Compressed { encoder, .. }) = (&result, &mut self.form) {
+            self.failed = true;
             let _ = encoder.get_mut().set_len(self.whole);
         }
         result
@@ -185,6 +188,23 @@ fn split(name: &str) -> (&str, &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_follows_a_failure() {
+        let dir = std::env::temp_dir().join(format!("forkscope-stream-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("x.zst");
+        fs::write(&path, "").unwrap();
+        // Opened for reading, it takes nothing.
+        let mut stream = Stream::new(Target::File(File::open(&path).unwrap(), path)).unwrap();
+        let _ = stream.write(b"a line\n");
+        assert!(stream.settle(true).is_err() || stream.failed);
+        // This stays in the compression, and would follow with the next settling.
+        let _ = stream.write(b"another\n");
+        assert!(stream.settle(true).is_ok());
+        assert_eq!(stream.bytes(), 0);
+        let _ = fs::remove_dir_all(&dir);
+    }
 
     #[test]
     fn a_piece_keeps_its_extensions() {

@@ -7,6 +7,7 @@
 //!
 //! The command line ends in [`cli`], as a validated [`plan`].
 
+pub mod bench;
 pub mod cli;
 pub mod command;
 pub mod correlate;

@@ -5,10 +5,189 @@
 //! rows, figures by name, a plot and a verdict of one line. It prints nothing: `text`, `plot`
 //! and `page` show outcomes, `claims` judges textbook sentences by their figures.
 
+use std::io::Write as _;
+
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use crate::{
+    cli::{Bench, BenchFormat},
+    export::output::Output,
+    failure::{Failure, Why},
+    report::json_line,
+    sink::text::Layout,
+    terminal,
+};
+
+pub mod claims;
 pub mod experiments;
 pub mod lab;
 pub mod outcome;
+pub mod page;
+mod process;
+mod progress;
+pub mod text;
 
 pub use self::experiments::{ALL, Experiment};
 pub use self::lab::{Lab, Traced};
 pub use self::outcome::{Axis, Cell, Column, Outcome, Plot, Series, Unit};
+
+/// The version of the JSON objects.
+pub const SCHEMA: u32 = 1;
+
+/// Where it was measured: figures mean nothing without.
+#[derive(Clone, Debug, Serialize)]
+pub struct Machine {
+    host: String,
+    kernel: String,
+    arch: &'static str,
+    cpus: u64,
+    /// What parents may have.
+    memory_bytes: u64,
+    quick: bool,
+    /// Why nothing is traced, where it is not.
+    no_tracer: Option<String>,
+}
+
+impl Machine {
+    fn of(lab: &Lab) -> Self {
+        let read = |name: &str| {
+            let text = std::fs::read_to_string(format!("/proc/sys/kernel/{name}"));
+            text.map_or_else(|_| "unknown".into(), |text| text.trim().to_string())
+        };
+        Self {
+            host: read("hostname"),
+            kernel: read("osrelease"),
+            arch: std::env::consts::ARCH,
+            cpus: lab.cpus,
+            memory_bytes: lab.memory,
+            quick: lab.quick,
+            no_tracer: lab.tracer.clone().err(),
+        }
+    }
+}
+
+/// Writes what is found as soon as that is possible.
+struct Report {
+    output: Output,
+    format: BenchFormat,
+    layout: Layout,
+    machine: Machine,
+}
+
+impl Report {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        self.output.write_all(bytes).and_then(|()| self.output.flush()).or_else(lost)
+    }
+
+    fn experiment(
+        &mut self,
+        one: &Experiment,
+        found: &Result<Outcome, Failure>,
+    ) -> Result<(), Failure> {
+        let bytes = match (self.format, found) {
+            (BenchFormat::Text, Ok(outcome)) => {
+                format!("{}\n", text::render(outcome, self.layout)).into_bytes()
+            }
+            (BenchFormat::Json, found) => json_line(&object(one, found, &self.machine))?,
+            _ => return Ok(()),
+        };
+        self.write(&bytes)
+    }
+}
+
+/// A reader that has gone is no failure.
+fn lost(error: std::io::Error) -> Result<(), Failure> {
+    if error.kind() == std::io::ErrorKind::BrokenPipe {
+        return Ok(());
+    }
+    let what = format!("writing the results failed: {error}; make room or give another -o");
+    Err(Failure::new(Why::Failed, what))
+}
+
+/// `"type":"experiment"`: rows as objects by the columns' keys.
+fn object(one: &Experiment, found: &Result<Outcome, Failure>, machine: &Machine) -> Value {
+    let mut object = json!({
+        "type": "experiment",
+        "schema": SCHEMA,
+        "name": one.name,
+        "about": one.about,
+        "machine": machine,
+    });
+    let more = match found {
+        Err(failure) => json!({ "failed": failure.to_string() }),
+        Ok(outcome) => {
+            let rows = outcome.rows.iter().map(|row| {
+                let keys = outcome.columns.iter().map(|column| column.key.to_string());
+                Value::Object(keys.zip(row.iter().map(|cell| json!(cell))).collect::<Map<_, _>>())
+            });
+            json!({
+                "title": outcome.title,
+                "columns": outcome.columns,
+                "rows": rows.collect::<Vec<_>>(),
+                "verdict": outcome.verdict,
+                "figures": outcome.figures,
+                "notes": outcome.notes,
+                "plot": outcome.plot,
+                "commands": outcome.commands,
+            })
+        }
+    };
+    if let (Value::Object(object), Value::Object(more)) = (&mut object, more) {
+        object.extend(more);
+    }
+    object
+}
+
+/// Runs it; 1 when an experiment failed.
+///
+/// # Errors
+/// When the command line makes no sense, the output fails, or a signal comes.
+pub fn run(flags: &Bench) -> Result<u8, Failure> {
+    let wanted = flags.wanted()?;
+    let output = Output::create(flags.output.as_deref().unwrap_or("-".as_ref()))?;
+    let lab = Lab::open(flags.quick)?;
+    if let Err(why) = &lab.tracer {
+        crate::trace::note(&format!("nothing is traced: {why}"));
+    }
+    let mut report = Report {
+        output,
+        format: flags.format,
+        layout: terminal::layout(if flags.output.is_none() { 1 } else { -1 }),
+        machine: Machine::of(&lab),
+    };
+    let shown = |one: &Experiment| wanted.experiments.iter().any(|shown| shown.name == one.name);
+    let needed = |one: &Experiment| wanted.claims && claims::NEEDED.contains(&one.name);
+    let mut outcomes = Vec::new();
+    let mut code = 0;
+    for one in ALL.iter().filter(|one| shown(one) || needed(one)) {
+        lab.progress.begin(one.name);
+        let found = (one.run)(&lab);
+        lab.progress.clear();
+        if let Err(failure) = &found {
+            if matches!(failure.why, Why::Stopped { .. }) {
+                return Err(failure.clone());
+            }
+            code = 1;
+            let _ = writeln!(std::io::stderr(), "forkscope: {}: {failure}", one.name);
+        }
+        // People who ask for the claims get those; machines get everything.
+        if shown(one) || flags.format == BenchFormat::Json {
+            report.experiment(one, &found)?;
+        }
+        outcomes.extend(found);
+    }
+    if wanted.claims {
+        lab.progress.begin("claims");
+        let claims = claims::run(&lab, &outcomes);
+        lab.progress.clear();
+        let claims = claims?;
+        match flags.format {
+            BenchFormat::Text => report.write(claims.text(report.layout).as_bytes())?,
+            BenchFormat::Json => report.write(&json_line(&claims)?)?,
+            BenchFormat::Html => {}
+        }
+    }
+    report.output.finish().or_else(lost)?;
+    Ok(code)
+}

@@ -9,6 +9,7 @@ use crate::{
     plan::Backend,
 };
 
+mod bench;
 mod filters;
 mod profile;
 mod recordings;
@@ -16,6 +17,7 @@ mod serve;
 mod trace;
 mod values;
 
+pub use self::bench::{Bench, BenchFormat, Wanted};
 pub use self::profile::Profile;
 pub use self::recordings::{By, Diff, Export, ExportTo, Making, Report, Sort, Table, Weight};
 pub use self::serve::Serve;
@@ -49,6 +51,8 @@ pub enum Action {
     Serve(Serve),
     /// Make a known number of processes or threads, and say what was made
     Workload(Workload),
+    /// Settle what fork costs on this machine, by experiments; or whether textbooks are right
+    Bench(Bench),
     /// Trace the bundled workload and compare with what it did
     Demo,
     /// What `demo` traces: every mechanism in turn, a line of truth each
@@ -63,7 +67,7 @@ pub enum Action {
     },
     /// Print a manual page: of forkscope, or of one command
     Man {
-        /// trace, profile, report, diff, export, serve, workload, demo, doctor or completions
+        /// trace, profile, report, diff, export, serve, workload, bench, demo, doctor or completions
         command: Option<String>,
     },
 }
@@ -246,6 +250,7 @@ mod tests {
             .and_then(|cli| match cli.action {
                 Action::Trace(trace) => trace.plan().map(|_| ()),
                 Action::Profile(profile) => profile.plan().map(|_| ()),
+                Action::Bench(bench) => bench.wanted().map(|_| ()),
                 _ => Ok(()),
             });
         if let Err(failure) = &result {
@@ -295,6 +300,8 @@ mod tests {
             &["forkscope", "trace", "--comm", ""],
             &["forkscope", "workload", "fork", "--count", "0"],
             &["forkscope", "workload", "teleport"],
+            &["forkscope", "bench", "teleport"],
+            &["forkscope", "bench", "--format", "xml"],
         ] {
             check(words, Err(2));
         }

@@ -37,7 +37,8 @@ const SUITE: [(&str, &[&str]); 9] = [
 const SHOWN: u64 = 2;
 
 /// This program. By its own name where that still exists: the kernel names processes after it.
-fn own_path() -> PathBuf {
+#[must_use]
+pub fn own_path() -> PathBuf {
     std::env::current_exe()
         .ok()
         .filter(|path| path.exists())

@@ -6,6 +6,7 @@ use std::{
 };
 
 use forkscope::{
+    bench,
     cli::{self, Action},
     demo, diff, doctor, export,
     failure::Failure,
@@ -36,6 +37,7 @@ fn run() -> Result<u8, Failure> {
             let line = serde_json::to_string(&truth).map_err(anyhow::Error::from)?;
             let _ = writeln!(io::stdout(), "{line}");
         }
+        Action::Bench(flags) => return bench::run(&flags),
         Action::Demo => return demo::run(),
         Action::DemoWorkload => demo::workload()?,
         Action::Doctor(flags) => return Ok(doctor::run(&flags)),

@@ -1,7 +1,7 @@
 //! The experiments, in the order they are shown.
 
 use super::{Lab, Outcome};
-use crate::failure::Failure;
+use crate::failure::{Failure, Why};
 
 /// One experiment.
 pub struct Experiment {
@@ -13,5 +13,36 @@ pub struct Experiment {
     pub run: fn(&Lab) -> Result<Outcome, Failure>,
 }
 
+impl std::fmt::Debug for Experiment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+const fn experiment(
+    name: &'static str,
+    about: &'static str,
+    run: fn(&Lab) -> Result<Outcome, Failure>,
+) -> Experiment {
+    Experiment { name, about, run }
+}
+
 /// All of them.
-pub const ALL: &[Experiment] = &[];
+pub const ALL: &[Experiment] = &[
+    experiment("rss", "fork, vfork, posix_spawn and threads by the parent's memory", pending),
+    experiment("hotos", "fork and exec of a clean, a dirty and a fragmented parent", pending),
+    experiment("vmas", "fork by the number of mappings", pending),
+    experiment("notcopied", "memory that fork does not copy", pending),
+    experiment("thp", "fork and the first writes with huge pages and without", pending),
+    experiment("cow", "what a copy-on-write fault costs", pending),
+    experiment("snapshot", "a server that forks to save: what its clients feel", pending),
+    experiment("doors", "which system calls library calls use here", pending),
+    experiment("concurrent", "several that fork at once", pending),
+    experiment("sibling", "a thread that touches memory while another forks", pending),
+    experiment("vfork-frozen", "how long vfork's caller stands still", pending),
+    experiment("wasted", "copying an address space that exec throws away", pending),
+];
+
+fn pending(_: &Lab) -> Result<Outcome, Failure> {
+    Err(Failure::new(Why::Unsupported, "not in this version"))
+}

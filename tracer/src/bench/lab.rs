@@ -1,18 +1,20 @@
 //! Runs the generator, traced or not, in processes of its own.
 
-use std::{
-    io,
-    os::unix::process::CommandExt as _,
-    path::PathBuf,
-    process::{Command, Stdio},
-};
+use std::{path::PathBuf, process::Command};
 
 use serde_json::Value;
 
+use super::{process::Runner, progress::Progress, text::binary};
 use crate::{
+    demo::own_path,
     failure::{Failure, Why},
+    kernel::host::online_cpus,
+    profile::room::Machine,
     workload::Truth,
 };
+
+/// What everybody else may need while memory is measured.
+const RESERVE: u64 = 512 << 20;
 
 /// Where experiments are made.
 pub struct Lab {
@@ -24,7 +26,10 @@ pub struct Lab {
     pub cpus: u64,
     /// Whether there is a tracer, or why not.
     pub tracer: Result<(), String>,
+    /// What is shown while it works.
+    pub progress: Progress,
     program: PathBuf,
+    runner: Runner,
 }
 
 /// What the tracer saw of a command.
@@ -40,6 +45,56 @@ pub struct Traced {
 }
 
 impl Lab {
+    /// Looks what this machine has, and tries the tracer. From here on signals are told by what
+    /// runs programs.
+    ///
+    /// # Errors
+    /// When the kernel refuses to say.
+    pub fn open(quick: bool) -> Result<Self, Failure> {
+        let available =
+            Machine::read(Some(std::process::id())).available_bytes().ok_or_else(|| {
+                let what = "/proc/meminfo: no MemAvailable, so no memory is used; mount /proc";
+                Failure::new(Why::Failed, what)
+            })?;
+        let mut lab = Self {
+            quick,
+            memory: usable(available),
+            cpus: online_cpus().len().max(1) as u64,
+            tracer: Ok(()),
+            progress: Progress::new(),
+            program: own_path(),
+            runner: Runner::new()?,
+        };
+        let mut command = Command::new(&lab.program);
+        command.args(["trace", "--duration", "1ms", "-o", "/dev/null"]);
+        lab.tracer = match lab.runner.run(&mut command) {
+            Ok(_) => Ok(()),
+            Err(failure) if matches!(failure.why, Why::Stopped { .. }) => return Err(failure),
+            Err(failure) => Err(failure.message),
+        };
+        Ok(lab)
+    }
+
+    /// One or the other, by `--quick`.
+    pub fn pick<T>(&self, quick: T, full: T) -> T {
+        if self.quick { quick } else { full }
+    }
+
+    /// Of these sizes those that a parent may have here, where each byte of it takes `times` as
+    /// many (2 where a child may come to copy all of it), and a note on those it may not.
+    #[must_use]
+    pub fn sizes(&self, wanted: &[u64], times: u64) -> (Vec<u64>, Option<String>) {
+        fitting(wanted, self.memory / times.max(1))
+    }
+
+    /// Fails once a signal has come: for what takes long without running programs.
+    ///
+    /// # Errors
+    /// With the signal.
+    pub fn stopped(&self) -> Result<(), Failure> {
+        self.runner.stopped()
+    }
+
     /// Runs `forkscope workload WORDS…` by itself.
     ///
     /// # Errors
@@ -47,7 +102,7 @@ impl Lab {
     pub fn workload(&self, words: &[&str]) -> Result<Truth, Failure> {
         let mut command = Command::new(&self.program);
         command.args(["workload", "--tied"]).args(words);
-        let (stdout, _) = finished(&mut command, "workload", words)?;
+        let (stdout, _) = self.finished(&mut command, "workload", words)?;
         truth(&stdout).ok_or_else(|| garbled("workload", words))
     }
 
@@ -73,13 +128,13 @@ impl Lab {
     /// When there is no tracer, or either fails.
     pub fn traced_command(&self, measure: &str, words: &[&str]) -> Result<Traced, Failure> {
         if let Err(why) = &self.tracer {
-            return Err(Failure::new(Why::Failed, format!("not traced: {why}")));
+            return Err(Failure::new(Why::Unsupported, format!("no tracer: {why}")));
         }
         let records = tempfile()?;
         let mut command = Command::new(&self.program);
         command.args(["trace", "--format", "json", "--measure", measure, "-o"]);
         command.arg(&records.0).arg("--").args(words);
-        let (stdout, notes) = finished(&mut command, "trace --", words)?;
+        let (stdout, notes) = self.finished(&mut command, "trace --", words)?;
         let text = std::fs::read_to_string(&records.0)
             .map_err(|e| Failure::new(Why::Failed, format!("the records are lost: {e}")))?;
         let records = text
@@ -88,6 +143,21 @@ impl Lab {
             .collect::<Result<_, _>>()
             .map_err(|e| Failure::new(Why::Failed, format!("the records are garbled: {e}")))?;
         Ok(Traced { stdout, truth: None, records, notes })
+    }
+
+    /// What it wrote to standard output, and to standard error.
+    fn finished(
+        &self,
+        command: &mut Command,
+        what: &str,
+        words: &[&str],
+    ) -> Result<(String, String), Failure> {
+        self.runner.run(command).map_err(|mut failure| {
+            if failure.why == Why::Failed {
+                failure.message = format!("{what} {}: {}", words.join(" "), failure.message);
+            }
+            failure
+        })
     }
 }
 
@@ -116,27 +186,40 @@ fn garbled(what: &str, words: &[&str]) -> Failure {
     Failure::new(Why::Failed, format!("{what} {}: it told no truth", words.join(" ")))
 }
 
-fn finished(
-    command: &mut Command,
-    what: &str,
-    words: &[&str],
-) -> Result<(String, String), Failure> {
-    let failed = |why: String| {
-        Failure::new(Why::Failed, format!("{what} {} failed: {why}", words.join(" ")))
-    };
-    command.stdin(Stdio::null());
-    // SAFETY: prctl is async-signal-safe, and touches nothing of the parent's.
-    unsafe {
-        command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        });
+/// What a parent may have: page tables for it and for a child's copy of it come on top, and what
+/// others need.
+fn usable(available: u64) -> u64 {
+    let rest = available.saturating_sub(RESERVE.max(available / 8));
+    rest - rest / 128
+}
+
+fn fitting(wanted: &[u64], most: u64) -> (Vec<u64>, Option<String>) {
+    let (fit, left_out): (Vec<u64>, Vec<u64>) = wanted.iter().partition(|&&size| size <= most);
+    let note = left_out.first().map(|&first| {
+        format!(
+            "not enough memory for {} and more: {} can be used here",
+            binary(first as f64),
+            binary(most as f64)
+        )
+    });
+    (fit, note)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_stay_within_memory() {
+        const G: u64 = 1 << 30;
+        for (available, usable_gib) in [(0, 0.0), (G / 4, 0.0), (2 * G, 1.49), (24 * G, 20.8)] {
+            let usable = usable(available) as f64 / G as f64;
+            assert!((usable - usable_gib).abs() < 0.05, "{available}: {usable}");
+        }
+        assert_eq!(fitting(&[0, G, 8 * G], 8 * G), (vec![0, G, 8 * G], None));
+        let (sizes, note) = fitting(&[0, G, 2 * G, 8 * G], G);
+        assert_eq!(sizes, [0, G]);
+        let note = note.unwrap();
+        assert_eq!(note, "not enough memory for 2 GiB and more: 1 GiB can be used here");
     }
-    let output = command.output().map_err(|e| failed(e.to_string()))?;
-    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    if !output.status.success() {
-        let last = stderr.lines().last().unwrap_or("it said nothing");
-        return Err(failed(last.trim_start_matches("forkscope: ").to_string()));
-    }
-    Ok((String::from_utf8_lossy(&output.stdout).into_owned(), stderr))
 }

@@ -94,6 +94,25 @@ impl Machine {
     }
 }
 
+impl Machine {
+    /// What a process may take: the least of the machine's, of what may be committed, and of its
+    /// control group's.
+    #[must_use]
+    pub fn available_bytes(&self) -> Option<u64> {
+        let cgroup = self.cgroup.as_ref().map(|room| room.available_bytes);
+        [meminfo(&self.meminfo, "MemAvailable"), self.committable(), cgroup]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Where the kernel promises no more than it has.
+    fn committable(&self) -> Option<u64> {
+        let limit = meminfo(&self.meminfo, "CommitLimit").filter(|_| self.overcommit == Some(2))?;
+        Some(limit.saturating_sub(meminfo(&self.meminfo, "Committed_AS")?))
+    }
+}
+
 /// For the largest fork's parent; `None` where its memory is not known.
 #[must_use]
 pub fn headroom(forks: &[Fork], machine: Machine) -> Option<Headroom> {
@@ -103,11 +122,7 @@ pub fn headroom(forks: &[Fork], machine: Machine) -> Option<Headroom> {
         forks.iter().rev().filter_map(of).max_by_key(|&(rss, _)| rss)?;
     let needed_bytes = rss_bytes + page_table_bytes;
     let machine_available_bytes = meminfo(&machine.meminfo, "MemAvailable");
-    let committable = || {
-        let limit = meminfo(&machine.meminfo, "CommitLimit")?;
-        Some(limit.saturating_sub(meminfo(&machine.meminfo, "Committed_AS")?))
-    };
-    let commit_available_bytes = (machine.overcommit == Some(2)).then(committable).flatten();
+    let commit_available_bytes = machine.committable();
     let short = [
         machine_available_bytes,
         commit_available_bytes,

@@ -24,6 +24,7 @@ pub mod experiments;
 pub mod lab;
 pub mod outcome;
 pub mod page;
+pub mod probe;
 mod process;
 mod progress;
 pub mod text;

@@ -58,6 +58,9 @@ pub enum Action {
     /// What `demo` traces: every mechanism in turn, a line of truth each
     #[command(hide = true)]
     DemoWorkload,
+    /// What the claims of `bench` need and no mechanism of the generator shows
+    #[command(hide = true, subcommand)]
+    BenchProbe(crate::bench::probe::Probe),
     /// Say for every measurement which hook gives it here, and what is degraded
     Doctor(Doctor),
     /// Print a completion script for a shell

@@ -40,6 +40,7 @@ fn run() -> Result<u8, Failure> {
         Action::Bench(flags) => return bench::run(&flags),
         Action::Demo => return demo::run(),
         Action::DemoWorkload => demo::workload()?,
+        Action::BenchProbe(probe) => bench::probe::run(&probe)?,
         Action::Doctor(flags) => return Ok(doctor::run(&flags)),
         Action::Completions { shell } => {
             clap_complete::generate(shell, &mut cli::definition(), "forkscope", &mut io::stdout());

@@ -145,6 +145,34 @@ impl Lab {
         Ok(Traced { stdout, truth: None, records, notes })
     }
 
+    /// Runs `forkscope bench-probe WORDS…`: what it found.
+    ///
+    /// # Errors
+    /// When it fails; the message is the probe's.
+    pub fn probe(&self, words: &[&str]) -> Result<Value, Failure> {
+        let mut command = Command::new(&self.program);
+        command.arg("bench-probe").args(words);
+        let (stdout, _) = self.finished(&mut command, "bench-probe", words)?;
+        serde_json::from_str(&stdout).map_err(|_| garbled("bench-probe", words))
+    }
+
+    /// The same under `forkscope trace --measure MEASURE`: what it found, and the records.
+    ///
+    /// # Errors
+    /// When there is no tracer, or either fails.
+    pub fn traced_probe(
+        &self,
+        measure: &str,
+        words: &[&str],
+    ) -> Result<(Value, Vec<Value>), Failure> {
+        let program = self.program.to_string_lossy();
+        let command: Vec<&str> =
+            [&*program, "bench-probe"].into_iter().chain(words.iter().copied()).collect();
+        let traced = self.traced_command(measure, &command)?;
+        let found = serde_json::from_str(&traced.stdout);
+        Ok((found.map_err(|_| garbled("bench-probe", words))?, traced.records))
+    }
+
     /// What it wrote to standard output, and to standard error.
     fn finished(
         &self,

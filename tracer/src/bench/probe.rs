@@ -1,0 +1,107 @@
+//! What claims need and no mechanism of the generator shows: small programs, each a process of
+//! its own (`forkscope bench-probe NAME …`, hidden) that tells what it found as one JSON object.
+
+use std::io::Write as _;
+
+use clap::Subcommand;
+
+use crate::failure::{Failure, Why};
+
+mod child;
+mod exec;
+mod pages;
+mod proc;
+mod redis;
+mod rfork;
+mod shares;
+mod tables;
+mod tasks;
+
+pub use self::shares::Shared;
+
+/// Which one.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Probe {
+    /// What a fork child has in common with its parent, page by page, until someone writes
+    Pages {
+        /// The parent's memory, in MiB
+        mebibytes: u64,
+    },
+    /// The page tables of parents and of their fork children
+    Tables {
+        /// Parents' memory, in MiB
+        mebibytes: Vec<u64>,
+    },
+    /// What exec leaves of a process, and when it returns
+    Exec {
+        /// Its memory, in MiB
+        mebibytes: u64,
+    },
+    /// The other side of that exec
+    ExecDone {
+        /// What was found before
+        before: String,
+    },
+    /// What children made by fork, vfork, `posix_spawn` and `pthread_create` share, by kcmp(2)
+    Shares,
+    /// What Linux has for the flags of Plan 9's rfork
+    Rfork,
+    /// Kernel tasks of a process with many user-level tasks
+    UserTasks {
+        /// How many
+        count: u64,
+    },
+    /// Kernel tasks of a process with many pthreads
+    Threads {
+        /// How many
+        count: u64,
+    },
+    /// The background saves of a server, and what its client feels of them
+    Redis {
+        /// The server's program
+        program: String,
+        /// A folder for it
+        dir: String,
+        /// Its data, in MiB
+        mebibytes: u64,
+        /// How many saves
+        saves: u64,
+    },
+    /// Nothing: a program to be executed
+    Nothing,
+}
+
+/// Runs it in this process, which may fork and execute itself.
+///
+/// # Errors
+/// When this machine does not have what it needs.
+pub fn run(probe: &Probe) -> Result<(), Failure> {
+    // SAFETY: no pointers. Whoever started this wants no answer any more when they are gone.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) };
+    let found = match probe {
+        Probe::Pages { mebibytes } => pages::probe(mebibytes << 20),
+        Probe::Tables { mebibytes } => tables::probe(mebibytes),
+        Probe::Exec { mebibytes } => exec::probe(mebibytes << 20),
+        Probe::ExecDone { before } => exec::done(before),
+        Probe::Shares => shares::probe(),
+        Probe::Rfork => rfork::probe(),
+        Probe::UserTasks { count } => tasks::user(*count),
+        Probe::Threads { count } => tasks::threads(*count),
+        Probe::Redis { program, dir, mebibytes, saves } => {
+            redis::probe(program, dir, *mebibytes, *saves)
+        }
+        Probe::Nothing => return Ok(()),
+    };
+    let found = found.map_err(|e| Failure::new(Why::Failed, format!("probe: {e:#}")))?;
+    let _ = writeln!(std::io::stdout(), "{found}");
+    Ok(())
+}
+
+/// The program that is running, for processes that are to execute it too.
+pub(super) fn program() -> String {
+    std::env::current_exe()
+        .ok()
+        .filter(|path| path.exists())
+        .and_then(|path| path.to_str().map(str::to_owned))
+        .unwrap_or_else(|| "/proc/self/exe".into())
+}

@@ -5,14 +5,14 @@
 //! rows, figures by name, a plot and a verdict of one line. It prints nothing: `text`, `plot`
 //! and `page` show outcomes, `claims` judges textbook sentences by their figures.
 
-use std::io::Write as _;
+use std::{io::Write as _, path::Path};
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::{
     cli::{Bench, BenchFormat},
-    export::output::Output,
+    export::output::{Draft, Output, folder},
     failure::{Failure, Why},
     report::json_line,
     sink::text::Layout,
@@ -21,9 +21,11 @@ use crate::{
 
 pub mod claims;
 pub mod experiments;
+pub mod fit;
 pub mod lab;
 pub mod outcome;
 pub mod page;
+pub mod plot;
 pub mod probe;
 mod process;
 mod progress;
@@ -147,6 +149,9 @@ fn object(one: &Experiment, found: &Result<Outcome, Failure>, machine: &Machine)
 pub fn run(flags: &Bench) -> Result<u8, Failure> {
     let wanted = flags.wanted()?;
     let output = Output::create(flags.output.as_deref().unwrap_or("-".as_ref()))?;
+    if let Some(dir) = &flags.svg {
+        folder("--svg", dir)?;
+    }
     let lab = Lab::open(flags.quick)?;
     if let Err(why) = &lab.tracer {
         crate::trace::note(&format!("nothing is traced: {why}"));
@@ -159,8 +164,7 @@ pub fn run(flags: &Bench) -> Result<u8, Failure> {
     };
     let shown = |one: &Experiment| wanted.experiments.iter().any(|shown| shown.name == one.name);
     let needed = |one: &Experiment| wanted.claims && claims::NEEDED.contains(&one.name);
-    let mut outcomes = Vec::new();
-    let mut code = 0;
+    let (mut outcomes, mut failed) = (Vec::new(), Vec::new());
     for one in ALL.iter().filter(|one| shown(one) || needed(one)) {
         lab.progress.begin(one.name);
         let found = (one.run)(&lab);
@@ -169,8 +173,11 @@ pub fn run(flags: &Bench) -> Result<u8, Failure> {
             if matches!(failure.why, Why::Stopped { .. }) {
                 return Err(failure.clone());
             }
-            code = 1;
+            failed.push((one.name, failure.to_string()));
             let _ = writeln!(std::io::stderr(), "forkscope: {}: {failure}", one.name);
+        }
+        if let (Ok(outcome), Some(dir)) = (&found, &flags.svg) {
+            picture(dir, outcome)?;
         }
         // People who ask for the claims get those; machines get everything.
         if shown(one) || flags.format == BenchFormat::Json {
@@ -178,17 +185,37 @@ pub fn run(flags: &Bench) -> Result<u8, Failure> {
         }
         outcomes.extend(found);
     }
-    if wanted.claims {
+    let claims = if wanted.claims {
         lab.progress.begin("claims");
         let claims = claims::run(&lab, &outcomes);
         lab.progress.clear();
-        let claims = claims?;
-        match flags.format {
-            BenchFormat::Text => report.write(claims.text(report.layout).as_bytes())?,
-            BenchFormat::Json => report.write(&json_line(&claims)?)?,
-            BenchFormat::Html => {}
+        Some(claims?)
+    } else {
+        None
+    };
+    match (flags.format, &claims) {
+        (BenchFormat::Text, Some(claims)) => report.write(claims.text(report.layout).as_bytes())?,
+        (BenchFormat::Json, Some(claims)) => report.write(&json_line(claims)?)?,
+        (BenchFormat::Html, claims) => {
+            let page = page::render(&report.machine, &outcomes, &failed, claims.as_ref());
+            report.write(page.as_bytes())?;
         }
+        (_, None) => {}
     }
     report.output.finish().or_else(lost)?;
-    Ok(code)
+    Ok(u8::from(!failed.is_empty()))
+}
+
+/// `--svg DIR`: DIR/NAME.svg
+fn picture(dir: &Path, outcome: &Outcome) -> Result<(), Failure> {
+    let title = format!("{} · {}", outcome.name, outcome.title);
+    let Some(svg) = outcome.plot.as_ref().and_then(|plot| plot::file(plot, &title)) else {
+        return Ok(());
+    };
+    let path = dir.join(format!("{}.svg", outcome.name));
+    let mut file = Draft::create(&path)?;
+    file.write_all(svg.as_bytes()).and_then(|()| file.finish()).map_err(|e| {
+        let what = format!("--svg {}: {e}; make room or give another folder", dir.display());
+        Failure::new(Why::Failed, what)
+    })
 }

@@ -35,7 +35,7 @@ impl Csv {
         if into_folder {
             // With its slash a symlink would be followed unseen.
             let out: &Path = &out.components().collect::<std::path::PathBuf>();
-            folder(out)?;
+            folder("-o", out)?;
             for &table in tables {
                 csv.file(&out.join(format!("{}.csv", table.name())), &[table])?;
             }

@@ -131,13 +131,13 @@ impl Write for Output {
     }
 }
 
-/// Makes a folder, 0700, unless it is there; never through a symlink.
+/// Makes a folder, 0700, unless it is there; never through a symlink. `flag` is how it was given.
 ///
 /// # Errors
 /// When it cannot be made, or is something else.
-pub fn folder(path: &Path) -> Result<(), Failure> {
+pub fn folder(flag: &str, path: &Path) -> Result<(), Failure> {
     let failed = |why: String, hint: &str| {
-        Failure::new(Why::Failed, format!("-o {}: {why}; {hint}", path.display()))
+        Failure::new(Why::Failed, format!("{flag} {}: {why}; {hint}", path.display()))
     };
     match fs::symlink_metadata(path) {
         Ok(there) if there.is_dir() => Ok(()),

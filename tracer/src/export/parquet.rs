@@ -65,7 +65,7 @@ impl Parquet {
             return Err(Failure::new(Why::Usage, message));
         }
         let out: PathBuf = out.components().collect();
-        folder(&out)?;
+        folder("-o", &out)?;
         Ok(Self {
             out,
             days: VecDeque::new(),
@@ -213,7 +213,7 @@ fn path(
     let host = format!("host={}", encoded(section.host()));
     for part in [table.name(), &host, &format!("date={date}")] {
         path.push(part);
-        folder(&path)?;
+        folder("-o", &path)?;
     }
     let again = if again > 0 { format!("+{again}") } else { String::new() };
     path.push(format!("{name}{again}.parquet"));

@@ -16,13 +16,14 @@ mod recordings;
 mod serve;
 mod trace;
 mod values;
+mod workload;
 
 pub use self::bench::{Bench, BenchFormat, Wanted};
 pub use self::profile::Profile;
 pub use self::recordings::{By, Diff, Export, ExportTo, Making, Report, Sort, Table, Weight};
 pub use self::serve::Serve;
 pub use self::trace::Trace;
-use self::values::size;
+pub use self::workload::Workload;
 
 /// See what fork, vfork, clone and exec really cost.
 #[derive(Debug, Parser)]
@@ -107,59 +108,6 @@ impl BackendFlag {
             Self::Kprobe => Some(Backend::Kprobe),
             Self::Tracepoint => Some(Backend::Tracepoint),
         }
-    }
-}
-
-/// Flags of `workload`.
-#[derive(Debug, Args)]
-pub struct Workload {
-    /// How to make them: fork, vfork, clone, clone3, posix_spawn, system, popen, thread
-    #[arg(value_name = "MECHANISM")]
-    pub mechanism: crate::workload::Kind,
-    /// How many
-    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
-    pub count: u64,
-    /// What a child does: exit or exec [default: exec where the call always does, else exit]
-    #[arg(long)]
-    pub child: Option<crate::workload::Child>,
-    /// Memory that the parent has touched: 64MiB, 1GiB
-    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "0")]
-    pub rss: u64,
-    /// Idle threads that the parent has
-    #[arg(long, default_value_t = 0)]
-    pub threads: u32,
-    /// Decides what is random
-    #[arg(long, default_value_t = 0)]
-    pub seed: u64,
-}
-
-impl Workload {
-    /// What is to be made.
-    ///
-    /// # Errors
-    /// When the call cannot have such a child.
-    pub fn options(&self) -> Result<crate::workload::Options, Failure> {
-        use crate::workload::{Child, Kind};
-        let usual = self.mechanism.default_child();
-        let fixed = usual == Child::Exec || self.mechanism == Kind::Thread;
-        if let Some(child) = self.child.filter(|&child| fixed && child != usual) {
-            return Err(Failure::new(
-                Why::Usage,
-                format!(
-                    "--child {}: {} cannot have one; leave --child out",
-                    child.name(),
-                    self.mechanism.name()
-                ),
-            ));
-        }
-        Ok(crate::workload::Options {
-            mechanism: self.mechanism,
-            count: self.count,
-            child: self.child,
-            rss: self.rss,
-            threads: self.threads,
-            seed: self.seed,
-        })
     }
 }
 
@@ -253,6 +201,7 @@ mod tests {
             .and_then(|cli| match cli.action {
                 Action::Trace(trace) => trace.plan().map(|_| ()),
                 Action::Profile(profile) => profile.plan().map(|_| ()),
+                Action::Workload(workload) => workload.options().map(|_| ()),
                 Action::Bench(bench) => bench.wanted().map(|_| ()),
                 _ => Ok(()),
             });
@@ -303,6 +252,18 @@ mod tests {
             &["forkscope", "trace", "--comm", ""],
             &["forkscope", "workload", "fork", "--count", "0"],
             &["forkscope", "workload", "teleport"],
+            &["forkscope", "workload", "fork+teleport"],
+            &["forkscope", "workload", "snapshot,fork"],
+            &["forkscope", "workload", "thread+exec"],
+            &["forkscope", "workload", "fork", "--flags", "CLONE_FS"],
+            &["forkscope", "workload", "clone", "--flags", "CLONE_SPOON"],
+            &["forkscope", "workload", "fork", "--touched", "150%"],
+            &["forkscope", "workload", "fork", "--rate", "0"],
+            &["forkscope", "workload", "fork", "--child-writes", "10"],
+            &["forkscope", "workload", "fork", "--rss", "8KiB", "--parent-writes", "3"],
+            &["forkscope", "workload", "fork", "--arrival", "poisson"],
+            &["forkscope", "workload", "fork", "--concurrency", "0"],
+            &["forkscope", "workload", "fork", "--cpus", "x"],
             &["forkscope", "bench", "teleport"],
             &["forkscope", "bench", "--format", "xml"],
         ] {

@@ -33,7 +33,14 @@ fn run() -> Result<u8, Failure> {
         Action::Export(flags) => return export::run(&flags),
         Action::Serve(flags) => return serve::run(&flags),
         Action::Workload(flags) => {
-            let truth = workload::run(&flags.options()?)?;
+            let options = flags.options()?;
+            if flags.tied {
+                workload::tie_to_parent();
+            }
+            let truth = workload::run(&options)?;
+            for note in truth.notes() {
+                trace::note(&note);
+            }
             let line = serde_json::to_string(&truth).map_err(anyhow::Error::from)?;
             let _ = writeln!(io::stdout(), "{line}");
         }

@@ -1,10 +1,10 @@
 //! Values on the command line.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use forkscope_common::mechanism::Mechanism;
 
-use crate::sink::stream::Rotate;
+use crate::{sink::stream::Rotate, workload::Amount};
 
 /// At most so many bytes of a text, whole characters.
 pub fn cut(text: &str, bytes: usize) -> String {
@@ -61,6 +61,50 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         .ok()
         .filter(|d| *d < Duration::from_secs(10 * 365 * 86_400))
         .ok_or_else(|| "that is too long".into())
+}
+
+/// `25%` or `0.25`: a share from 0 to 1.
+pub fn share(text: &str) -> Result<f64, String> {
+    let why = || "give a share from 0% to 100%".to_string();
+    let share = match text.strip_suffix('%') {
+        Some(percent) => percent.trim().parse::<f64>().map(|percent| percent / 100.0),
+        None => text.parse(),
+    };
+    share.ok().filter(|share| (0.0..=1.0).contains(share)).ok_or_else(why)
+}
+
+/// `1000` pages, or `25%` of them.
+pub fn amount(text: &str) -> Result<Amount, String> {
+    if text.ends_with('%') {
+        return share(text).map(Amount::Share);
+    }
+    text.parse().map(Amount::Pages).map_err(|_| "give a number of pages, or a share: 25%".into())
+}
+
+/// So many a second: `100`, `0.5`, `10k`.
+pub fn rate(text: &str) -> Result<f64, String> {
+    let text = text.strip_suffix("/s").unwrap_or(text);
+    let (number, scale) = match text.strip_suffix('k') {
+        Some(number) => (number, 1000.0),
+        None => (text, 1.0),
+    };
+    let rate = number.parse::<f64>().map(|number| number * scale);
+    rate.ok()
+        .filter(|rate| (1e-3..=1e7).contains(rate))
+        .ok_or_else(|| "give so many a second, from 0.001 to 10000k".into())
+}
+
+/// `0,2-3`: processors by number; nothing is all of them.
+pub fn cpus(text: &str) -> Result<Arc<[usize]>, String> {
+    let mut cpus = Vec::new();
+    for range in text.split(',').filter(|range| !range.is_empty()) {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        match (first.parse::<usize>(), last.parse::<usize>()) {
+            (Ok(first), Ok(last)) if first <= last && last < 1024 => cpus.extend(first..=last),
+            _ => return Err("give processors by number: 0,2-3".into()),
+        }
+    }
+    Ok(cpus.into())
 }
 
 /// `64MiB`, `1GiB`, `4096`; decimal units too.

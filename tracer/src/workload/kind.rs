@@ -6,6 +6,8 @@ use anyhow::{Error, anyhow};
 use forkscope_common::mechanism::{Door, Mechanism};
 use serde::{Deserialize, Serialize};
 
+use super::flags::CloneFlags;
+
 /// How the generator makes its tasks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -14,24 +16,27 @@ pub enum Kind {
     Fork,
     /// The vfork syscall; where there is none (aarch64), the `clone` that does the same.
     Vfork,
-    /// The clone syscall with `CLONE_FS|CLONE_FILES|SIGCHLD`: shared descriptors, own memory.
+    /// The clone syscall, with any flags; unless told otherwise with
+    /// `CLONE_FS|CLONE_FILES`: shared descriptors, own memory.
     Clone,
-    /// The clone3 syscall with `SIGCHLD` and no flags, which is a `fork` by another door.
+    /// The clone3 syscall, with any flags; unless told otherwise without, which is a `fork`
+    /// by another door.
     Clone3,
     /// The libc's `posix_spawn()`.
     PosixSpawn,
-    /// The libc's `system(":")`: one shell, which makes no process of its own. A
-    /// parent inside `system` ignores `SIGINT`, as POSIX wants it; `SIGTERM` ends it.
+    /// The libc's `system(":")`: one shell, which makes no process of its own.
     System,
     /// The libc's `popen(":", "r")` and `pclose()`: again one shell.
     Popen,
     /// The libc's `pthread_create()` and `pthread_join()`.
     Thread,
+    /// A key-value server in one thread that forks to save, as Redis does: the libc's `fork()`.
+    Snapshot,
 }
 
 impl Kind {
     /// Every kind, in the order that help texts show.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Fork,
         Self::Vfork,
         Self::Clone,
@@ -40,6 +45,7 @@ impl Kind {
         Self::System,
         Self::Popen,
         Self::Thread,
+        Self::Snapshot,
     ];
 
     /// The name that users and JSON see.
@@ -54,17 +60,18 @@ impl Kind {
             Self::System => "system",
             Self::Popen => "popen",
             Self::Thread => "thread",
+            Self::Snapshot => "snapshot",
         }
     }
 
     /// What a tracer should call the tasks. For `system` and `popen` it is what
     /// glibc since 2.29 and musl do; an older glibc forks there.
     #[must_use]
-    pub const fn mechanism(self) -> Mechanism {
+    pub const fn mechanism(self, flags: CloneFlags) -> Mechanism {
         match self {
-            Self::Fork | Self::Clone3 => Mechanism::Fork,
+            Self::Fork | Self::Snapshot => Mechanism::Fork,
             Self::Vfork => Mechanism::Vfork,
-            Self::Clone => Mechanism::Clone,
+            Self::Clone | Self::Clone3 => flags.mechanism(),
             Self::PosixSpawn | Self::System | Self::Popen => Mechanism::PosixSpawn,
             Self::Thread => Mechanism::Thread,
         }
@@ -77,17 +84,45 @@ impl Kind {
             Self::Vfork if cfg!(target_arch = "x86_64") => Some(Door::Vfork),
             Self::Vfork | Self::Clone => Some(Door::Clone),
             Self::Clone3 => Some(Door::Clone3),
-            Self::Fork | Self::PosixSpawn | Self::System | Self::Popen | Self::Thread => None,
+            Self::Fork
+            | Self::PosixSpawn
+            | Self::System
+            | Self::Popen
+            | Self::Thread
+            | Self::Snapshot => None,
         }
+    }
+
+    /// Whether its tasks run in the parent's memory (until they execute).
+    #[must_use]
+    pub const fn shares_memory(self, flags: CloneFlags) -> bool {
+        match self {
+            Self::Fork | Self::Snapshot => false,
+            Self::Clone | Self::Clone3 => flags.shares_memory(),
+            _ => true,
+        }
+    }
+
+    /// Whether the parent stands still until its child has executed or ended.
+    #[must_use]
+    pub const fn freezes(self, flags: CloneFlags) -> bool {
+        match self {
+            Self::Fork | Self::Thread | Self::Snapshot => false,
+            Self::Clone | Self::Clone3 => flags.freezes(),
+            _ => true,
+        }
+    }
+
+    /// Whether the call executes by itself, so that no code of ours runs in the child.
+    #[must_use]
+    pub const fn leaves_no_child(self) -> bool {
+        matches!(self, Self::PosixSpawn | Self::System | Self::Popen)
     }
 
     /// What the children do unless told otherwise: execute where the call always does.
     #[must_use]
     pub const fn default_child(self) -> Child {
-        match self {
-            Self::PosixSpawn | Self::System | Self::Popen => Child::Exec,
-            Self::Fork | Self::Vfork | Self::Clone | Self::Clone3 | Self::Thread => Child::Exit,
-        }
+        if self.leaves_no_child() { Child::Exec } else { Child::Exit }
     }
 }
 
@@ -104,13 +139,13 @@ impl FromStr for Kind {
     }
 }
 
-/// What a child does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+/// How a child ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Child {
-    /// It exits at once, with code 0.
+    /// It exits with code 0.
     Exit,
-    /// It executes `/bin/true` with an empty environment (`system` and `popen`: `/bin/sh -c :`).
+    /// It executes a program (`system` and `popen`: `/bin/sh -c :`).
     Exec,
 }
 
@@ -136,5 +171,38 @@ impl FromStr for Child {
             .into_iter()
             .find(|child| child.name() == name)
             .ok_or_else(|| anyhow!("a child cannot {name:?}: choose exit or exec"))
+    }
+}
+
+/// One of several ways to make tasks, which take turns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// How.
+    pub kind: Kind,
+    /// How its children end.
+    pub child: Child,
+}
+
+impl Part {
+    /// With the child that the call usually has.
+    #[must_use]
+    pub const fn usual(kind: Kind) -> Self {
+        Self { kind, child: kind.default_child() }
+    }
+
+    /// `fork,vfork+exec,thread`: each with a child of its own, or of the given.
+    ///
+    /// # Errors
+    /// When something in it has no meaning.
+    pub fn list(text: &str, child: Option<Child>) -> Result<Vec<Self>, Error> {
+        text.split(',')
+            .map(|word| {
+                let (kind, own) = match word.split_once('+') {
+                    Some((kind, child)) => (kind.parse::<Kind>()?, Some(child.parse()?)),
+                    None => (word.parse::<Kind>()?, None),
+                };
+                Ok(Self { kind, child: own.or(child).unwrap_or(kind.default_child()) })
+            })
+            .collect()
     }
 }

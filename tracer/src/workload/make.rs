@@ -1,40 +1,99 @@
 //! One creating call, and the collection of what it made.
 
-use std::ffi::{CStr, c_int};
+use std::ffi::{CStr, CString, c_int};
 use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::ptr::{self, NonNull};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::raw::{self, NOT_EXECUTED, Program};
+use super::flags::CloneFlags;
+use super::life::{Life, NOT_EXECUTED, Program, live};
+use super::options::{ChildWork, Executable};
+use super::raw::{self, Room};
+use super::signal;
 use super::thread::{self, Attributes};
-use super::{Child, Kind};
+use super::{Child, Kind, Part, elf};
 
-const TRUE: &CStr = c"/bin/true";
 const SHELL: &CStr = c"/bin/sh";
 
 /// A builtin of every shell: it makes no process, and succeeds.
 const COMMAND: &CStr = c":";
 
+/// What is executed, and what has to stay open for it.
+pub(super) struct Executed {
+    pub program: Program,
+    _image: Option<OwnedFd>,
+}
+
+impl Executed {
+    /// # Errors
+    /// When it cannot be executed.
+    pub fn new(work: &ChildWork, environment: u64) -> Result<Self> {
+        let (path, image) = match &work.program {
+            Executable::Dynamic => (c"/bin/true".to_owned(), None),
+            Executable::Static => {
+                let image = elf::exits_with_zero()?;
+                let path = CString::new(format!("/proc/self/fd/{}", image.as_raw_fd()))?;
+                (path, Some(image))
+            }
+            Executable::Path(path) => {
+                let text = path.as_os_str().as_bytes();
+                (CString::new(text).context("--exec: a path has no NUL in it")?, None)
+            }
+        };
+        executable(&path, "give another --exec, or --child exit")?;
+        // SAFETY: `sysconf` reads a number.
+        let most = unsafe { libc::sysconf(libc::_SC_ARG_MAX) } as u64;
+        let wanted = work.argv_bytes + environment;
+        // Its pointers are counted too, and some room is the kernel's.
+        if wanted + wanted / 5000 + 8192 > most {
+            bail!(
+                "{wanted} bytes of arguments and environment: this machine takes {most}, \
+                 pointers included; ask for less, or raise the limit on the stack"
+            );
+        }
+        let program = Program::new(path, work.argv_bytes as usize, environment as usize);
+        Ok(Self { program, _image: image })
+    }
+}
+
+/// Whether a program is there and may be executed; a directory may not.
+fn executable(path: &CStr, hint: &str) -> Result<()> {
+    // SAFETY: the path is NUL-terminated.
+    if unsafe { libc::access(path.as_ptr(), libc::X_OK) } != 0 {
+        return Err(io::Error::last_os_error()).with_context(|| {
+            format!("{}: cannot be executed; install it, or {hint}", path.to_string_lossy())
+        });
+    }
+    let there = std::fs::metadata(std::ffi::OsStr::from_bytes(path.to_bytes()));
+    if there.is_ok_and(|there| !there.is_file()) {
+        bail!("{}: no file, so it cannot be executed; {hint}", path.to_string_lossy());
+    }
+    Ok(())
+}
+
 /// Everything the creating calls need, prepared so that only they are measured.
 pub(super) struct Maker {
-    kind: Kind,
-    program: Option<Program>,
+    pub part: Part,
+    pub flags: CloneFlags,
+    room: Room,
     attributes: Attributes,
 }
 
 /// What a creating call left for [`Born::collect`].
 pub(super) enum Born {
-    /// A child that will exit with 0.
-    Exiting(libc::pid_t),
-    /// A child that will execute a program.
-    Executing(libc::pid_t),
+    /// A child process.
+    Process(libc::pid_t),
     /// A shell at the other end of a pipe.
     Piped(NonNull<libc::FILE>),
     /// A shell that has ended, with this wait status.
     Ended(c_int),
-    /// A thread.
+    /// A thread of the libc's.
     Thread(libc::pthread_t),
+    /// A thread of the kernel's alone.
+    Task(libc::pid_t),
 }
 
 /// How a task ended.
@@ -46,76 +105,69 @@ pub(super) enum Ending {
     Executed,
     /// After it could not.
     NotExecuted,
+    /// A signal cut it off, as the generator was told to stop.
+    Cut,
 }
 
 impl Maker {
     /// # Errors
-    /// When the program to execute cannot be.
-    pub fn new(kind: Kind, child: Child) -> Result<Self> {
-        let path = match (kind, child) {
-            (_, Child::Exit) => None,
-            (Kind::System | Kind::Popen, Child::Exec) => Some(SHELL),
-            (_, Child::Exec) => Some(TRUE),
-        };
-        if let Some(path) = path {
-            // SAFETY: the path is NUL-terminated.
-            if unsafe { libc::access(path.as_ptr(), libc::X_OK) } != 0 {
-                return Err(io::Error::last_os_error()).with_context(|| {
-                    let hint = match kind.default_child() {
-                        Child::Exit => "use --child exit",
-                        Child::Exec => "choose another mechanism",
-                    };
-                    format!("{}: cannot be executed; install it, or {hint}", path.to_string_lossy())
-                });
-            }
+    /// When the shell to execute cannot be.
+    pub fn new(part: Part, flags: CloneFlags) -> Result<Self> {
+        if matches!(part.kind, Kind::System | Kind::Popen) {
+            executable(SHELL, "choose another mechanism")?;
         }
-        Ok(Self { kind, program: path.map(Program::new), attributes: Attributes::new()? })
+        Ok(Self { part, flags, room: Room::new(), attributes: Attributes::new()? })
     }
 
     /// Makes one task.
-    pub fn make(&self) -> io::Result<Born> {
-        let program = self.program.as_ref();
-        let process = if program.is_some() { Born::Executing } else { Born::Exiting };
-        match self.kind {
-            Kind::Fork => fork(program).map(process),
-            Kind::Vfork => raw::vfork(program).map(process),
-            Kind::Clone => raw::clone(program).map(process),
-            Kind::Clone3 => raw::clone3(program).map(process),
-            Kind::PosixSpawn => posix_spawn(program).map(process),
+    pub fn make(&mut self, life: &Life) -> io::Result<Born> {
+        match self.part.kind {
+            Kind::Fork | Kind::Snapshot => fork(life).map(Born::Process),
+            Kind::Vfork => raw::vfork(life).map(Born::Process),
+            Kind::Clone => raw::clone(self.flags, &mut self.room, life).map(|id| self.born(id)),
+            Kind::Clone3 => raw::clone3(self.flags, &mut self.room, life).map(|id| self.born(id)),
+            Kind::PosixSpawn => posix_spawn(life).map(Born::Process),
             Kind::System => system().map(Born::Ended),
             Kind::Popen => popen().map(Born::Piped),
-            Kind::Thread => self.attributes.start().map(Born::Thread),
+            Kind::Thread => self.attributes.start(life).map(Born::Thread),
         }
+    }
+
+    const fn born(&self, id: libc::pid_t) -> Born {
+        if self.flags.is_thread() { Born::Task(id) } else { Born::Process(id) }
     }
 }
 
 /// Whether a creating call failed in a way that another try might not.
 pub(super) fn lacks_resources(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::ENOMEM))
+    matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::ENOMEM | libc::ENOSPC))
 }
 
-fn fork(program: Option<&Program>) -> io::Result<libc::pid_t> {
-    // SAFETY: the child calls nothing but what `live` does, which is async-signal-safe.
+fn fork(life: &Life) -> io::Result<libc::pid_t> {
+    // SAFETY: the child calls nothing but `live`, which is async-signal-safe.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
-        0 => raw::live(program),
+        // SAFETY: it lives in its own copy of the parent's memory.
+        0 => unsafe { live(life) },
         pid => Ok(pid),
     }
 }
 
-fn posix_spawn(program: Option<&Program>) -> io::Result<libc::pid_t> {
-    let Some(program) = program else { return Err(io::Error::from_raw_os_error(libc::EINVAL)) };
+fn posix_spawn(life: &Life) -> io::Result<libc::pid_t> {
+    if life.path.is_null() {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
     let mut pid = 0;
     // SAFETY: the path and the lists are NUL-terminated (and not written to,
     // whatever POSIX's types say); no actions and no attributes are given.
     let error = unsafe {
         libc::posix_spawn(
             &raw mut pid,
-            program.path.as_ptr(),
+            life.path,
             ptr::null(),
             ptr::null(),
-            program.argv().cast(),
-            program.envp().cast(),
+            life.argv.cast(),
+            life.envp.cast(),
         )
     };
     if error == 0 { Ok(pid) } else { Err(io::Error::from_raw_os_error(error)) }
@@ -138,14 +190,39 @@ fn popen() -> io::Result<NonNull<libc::FILE>> {
 }
 
 impl Born {
-    /// Waits for the task's end.
+    /// The process or thread id, where the call told it.
+    pub fn id(&self) -> Option<libc::pid_t> {
+        match self {
+            Self::Process(id) | Self::Task(id) => Some(*id),
+            Self::Piped(_) | Self::Ended(_) | Self::Thread(_) => None,
+        }
+    }
+
+    /// Whether it has ended already, and waits to be collected.
+    pub fn is_over(&self) -> bool {
+        match self {
+            Self::Process(pid) => ended(*pid, libc::WNOHANG),
+            Self::Ended(_) => true,
+            Self::Piped(_) | Self::Thread(_) | Self::Task(_) => false,
+        }
+    }
+
+    /// Waits for the task's end; its id, and how it ended. `lingers`: it may take long, and
+    /// is killed when the generator is told to stop.
     ///
     /// # Errors
     /// When it ended in a way that none of ours should.
-    pub fn collect(self) -> Result<Ending> {
+    pub fn collect(self, child: Child, lingers: Option<&signal::Slot>) -> Result<(u32, Ending)> {
         match self {
-            Self::Exiting(pid) => judge(wait(pid)?, Child::Exit),
-            Self::Executing(pid) => judge(wait(pid)?, Child::Exec),
+            Self::Process(pid) => {
+                if let Some(slot) = lingers {
+                    slot.watch(pid);
+                    // It is still ours to kill while it waits to be collected.
+                    ended(pid, 0);
+                    slot.clear();
+                }
+                Ok((pid as u32, judge(wait(pid)?, child)?))
+            }
             Self::Piped(pipe) => {
                 // SAFETY: the stream came from `popen` and is closed once.
                 let status = unsafe { libc::pclose(pipe.as_ptr()) };
@@ -153,13 +230,37 @@ impl Born {
                     return Err(io::Error::last_os_error())
                         .context("pclose: cannot tell how the shell ended; try again");
                 }
-                judge(status, Child::Exec)
+                Ok((0, judge(status, child)?))
             }
-            Self::Ended(status) => judge(status, Child::Exec),
+            Self::Ended(status) => Ok((0, judge(status, child)?)),
             Self::Thread(handle) => {
-                thread::join(handle).context("pthread_join: the thread was lost; try again")?;
-                Ok(Ending::Exited)
+                let tid =
+                    thread::join(handle).context("pthread_join: the thread was lost; try again")?;
+                Ok((tid as u32, Ending::Exited))
             }
+            Self::Task(tid) => {
+                thread::await_gone(tid);
+                Ok((tid as u32, Ending::Exited))
+            }
+        }
+    }
+}
+
+/// Waits until a child has ended, without collecting it; whether it has.
+fn ended(pid: libc::pid_t, flags: c_int) -> bool {
+    loop {
+        // SAFETY: `info` is plain data, written by the kernel.
+        let (outcome, info) = unsafe {
+            let mut info: libc::siginfo_t = std::mem::zeroed();
+            let flags = libc::WEXITED | libc::WNOWAIT | flags;
+            (libc::waitid(libc::P_PID, pid as libc::id_t, &raw mut info, flags), info)
+        };
+        if outcome == 0 {
+            // SAFETY: waitid has filled it in, or left it zero.
+            return unsafe { info.si_pid() } == pid;
+        }
+        if io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+            return true;
         }
     }
 }
@@ -182,18 +283,28 @@ fn wait(pid: libc::pid_t) -> Result<c_int> {
 
 fn judge(status: c_int, child: Child) -> Result<Ending> {
     if libc::WIFSIGNALED(status) {
+        let signal = libc::WTERMSIG(status);
+        // A terminal's ^C goes to the children too, and `system` keeps it from us.
+        if signal == libc::SIGINT {
+            signal::stop();
+        }
+        if signal::stopped() {
+            return Ok(Ending::Cut);
+        }
         bail!(
-            "signal {} killed a child, so the account would be wrong: run it again undisturbed",
-            libc::WTERMSIG(status)
+            "signal {signal} killed a child, so the account would be wrong: run it again undisturbed"
         );
     }
     match (libc::WEXITSTATUS(status), child) {
         (0, Child::Exit) => Ok(Ending::Exited),
-        (0, Child::Exec) => Ok(Ending::Executed),
         (NOT_EXECUTED, Child::Exec) => Ok(Ending::NotExecuted),
-        (code, _) => {
-            bail!("a child exited with {code} where 0 was due: is /bin/true or /bin/sh sound?")
+        (0, Child::Exec) => Ok(Ending::Executed),
+        (code, Child::Exec) => {
+            bail!(
+                "what was executed exited with {code}, and 0 was due: give a program that succeeds"
+            )
         }
+        (code, Child::Exit) => bail!("a child exited with {code} where 0 was due"),
     }
 }
 
@@ -202,24 +313,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_child_that_cannot_execute_is_told_apart() {
-        type Call = fn(Option<&Program>) -> io::Result<libc::pid_t>;
-        let program = Program::new(c"/nonexistent/program");
-        for call in [fork as Call, raw::vfork, raw::clone, raw::clone3] {
-            let pid = call(Some(&program)).unwrap();
-            assert_eq!(Born::Executing(pid).collect().unwrap(), Ending::NotExecuted);
-        }
-        let error = posix_spawn(Some(&program)).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::NotFound);
-        assert!(!lacks_resources(&error));
-    }
-
-    #[test]
     fn a_disturbed_child_spoils_the_account() {
-        let killed = libc::SIGKILL;
-        let error = judge(killed, Child::Exit).unwrap_err().to_string();
+        let error = judge(libc::SIGKILL, Child::Exit).unwrap_err().to_string();
         assert!(error.starts_with("signal 9 killed a child"), "{error}");
         assert!(judge(3 << 8, Child::Exec).is_err());
         assert!(judge(127 << 8, Child::Exit).is_err());
+        assert_eq!(judge(127 << 8, Child::Exec).unwrap(), Ending::NotExecuted);
     }
 }

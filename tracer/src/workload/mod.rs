@@ -1,70 +1,68 @@
 //! The bundled workload generator: makes tasks in a chosen way, and tells the
 //! truth about what it made, so that a tracer's account can be held against it.
 //!
-//! * Every task is counted, the idle threads of `threads` included; the
-//!   generator's own process, its exec and its exit are not.
-//! * One task at a time: each is collected before the next is made, and none of
-//!   them ever waits for anything but its parent's `wait`. A generator that is
-//!   killed therefore leaves nothing running behind.
+//! * Every task is counted, the idle threads of `threads` and those that spawn beside
+//!   the first included; the generator's own process, its exec and its exit are not.
+//! * Each thread makes one task at a time: it is collected before the next is made. A child
+//!   that may be there for long dies with its parent, so a generator that is killed leaves
+//!   nothing running behind.
 //! * What a libc does by itself (a `clone3` that it tries and answers with
 //!   `clone`) cannot be seen from here and is not in the account.
 //!
-//! `make` holds the creating calls, `raw` those that must not go through a libc,
-//! `thread` the threads, `memory` the pages a fork has to copy, `truth` the account.
+//! `options` says what is asked for. `pace` hands out the calls to be made to `worker`s;
+//! each makes a task (`make`: the creating calls; `raw`: those that must not go through a
+//! libc; `thread`), which does its work (`life`) while the parent does its own (`writes`).
+//! `memory` is what a fork has to copy, `parent` what else it meets; `truth` is the account.
+//! `snapshot` is a server that forks to save.
 
+mod account;
+mod elf;
+mod flags;
 mod kind;
+mod life;
+mod log;
 mod make;
 mod memory;
+mod options;
+mod pace;
+mod parent;
+mod random;
 mod raw;
 mod signal;
+mod snapshot;
+mod stopwatch;
 mod thread;
 mod truth;
+mod worker;
+mod writes;
 
 #[cfg(test)]
 mod tests;
 
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, bail};
-use forkscope_common::mechanism::Mechanism;
+use anyhow::{Context as _, Result};
 
-pub use kind::{Child, Kind};
-pub use truth::{Latency, SCHEMA, Truth};
+pub use flags::CloneFlags;
+pub use kind::{Child, Kind, Part};
+pub use options::{
+    Amount, Arrival, ChildWork, Executable, HugePages, Layout, Load, Options, Pattern, Shape,
+    Sharing, Writes,
+};
+pub use signal::tie_to_parent;
+pub use stopwatch::Latency;
+pub use truth::{Expected, Pages, Parent, Rate, SCHEMA, Snapshot, Truth};
 
-use make::{Ending, Maker};
+use log::Log;
+use make::Executed;
 use memory::Memory;
+use pace::Pace;
+use signal::Signals;
 use thread::IdleThreads;
-use truth::Ledger;
+use worker::{Done, Site, Worker};
 
 /// After this many creating calls in a row that failed, the run is given up.
 pub const MAX_CONSECUTIVE_FAILURES: u64 = 1000;
-
-/// What to make, and in what surroundings.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Options {
-    /// How the tasks are made.
-    pub mechanism: Kind,
-    /// How many creating calls are made, those that fail included; at least one.
-    pub count: u64,
-    /// What the children do; `None` is [`Kind::default_child`].
-    pub child: Option<Child>,
-    /// Bytes of private anonymous memory that the parent touches beforehand
-    /// (rounded up to pages; huge pages as the system's policy has it).
-    pub rss: u64,
-    /// Idle threads of the parent, beyond its first, while it spawns.
-    pub threads: u32,
-    /// Governs what is in those pages, and in which order blocks of 512 of them
-    /// are touched (hence where they lie physically). Nothing else is left to chance.
-    pub seed: u64,
-}
-
-impl Options {
-    /// `count` tasks made by `mechanism`, with nothing special around them.
-    #[must_use]
-    pub const fn new(mechanism: Kind, count: u64) -> Self {
-        Self { mechanism, count, child: None, rss: 0, threads: 0, seed: 0 }
-    }
-}
 
 /// Makes the tasks, collects every one, and says what was made.
 ///
@@ -73,76 +71,69 @@ impl Options {
 /// when a creating call fails for another reason than a lack of resources, or
 /// when [`MAX_CONSECUTIVE_FAILURES`] lacked them.
 pub fn run(options: &Options) -> Result<Truth> {
-    let child = check(options)?;
-    let Options { mechanism: kind, count, child: _, rss, threads, seed } = *options;
+    options.check()?;
+    let log = options.log.as_deref().map(Log::create).transpose()?;
+    parent::pin(&options.load.cpus)?;
+    let executed = Executed::new(&options.child, options.shape.environment)?;
+    let _signals = Signals::take()?;
+    let mut memory = Memory::touched(&options.shape, options.seed)?;
+    let _descriptors = parent::Descriptors::open(options.shape.fds)?;
+    let idle = IdleThreads::start(options.shape.threads)?;
+    let facts = parent::facts();
 
-    let _sigchld = signal::DefaultSigchld::ensure()?;
-    let maker = Maker::new(kind, child)?;
-    let _memory = Memory::touched(rss, seed)?;
-    let idle = IdleThreads::start(threads)?;
-
-    let mut ledger = Ledger::new();
-    ledger.made(Mechanism::Thread, u64::from(threads));
-
-    let mut failures_in_a_row = 0;
-    for _ in 0..count {
-        let start = Instant::now();
-        let born = maker.make();
-        let took = start.elapsed();
-
-        let born = match born {
-            Ok(born) => born,
-            Err(error) if make::lacks_resources(&error) => {
-                ledger.spawn_failures += 1;
-                failures_in_a_row += 1;
-                if failures_in_a_row > MAX_CONSECUTIVE_FAILURES {
-                    bail!(
-                        "{}: failed more than {MAX_CONSECUTIVE_FAILURES} times in a row \
-                         ({error}); raise the limit on processes or memory, or ask for less",
-                        kind.name()
-                    );
-                }
-                continue;
-            }
-            Err(error) => {
-                return Err(error).with_context(|| {
-                    format!("{}: cannot be used here, choose another mechanism", kind.name())
-                });
-            }
-        };
-        failures_in_a_row = 0;
-        ledger.made(kind.mechanism(), 1);
-        ledger.latency(took);
-
-        match born.collect()? {
-            Ending::Exited => {}
-            Ending::Executed => ledger.execs += 1,
-            Ending::NotExecuted => ledger.exec_failures += 1,
+    let elsewhere = u64::from(options.shape.threads);
+    if options.saves() {
+        let memory = memory.as_mut().context("snapshot: it has no store; give --rss")?;
+        let wanted = options.server();
+        let served = snapshot::serve(memory.as_slice()?, &wanted, &signal::stopped);
+        drop(idle);
+        let served = served?;
+        if let Some(log) = &log {
+            log.saves(&served.saves)?;
         }
-        ledger.exits += 1;
+        return Ok(account::of_server(options, &served, elsewhere, facts));
     }
 
+    let load = &options.load;
+    let pace =
+        Pace::new(load, options.parts.len() as u64, options.count, options.duration, options.seed);
+    let site = Site {
+        options,
+        memory: memory.as_ref(),
+        executed: &executed,
+        pace: &pace,
+        log: log.as_ref(),
+        known: options.writes_are_foreseen(),
+        huge: facts.huge_bytes > 0,
+    };
+    let began = Instant::now();
+    let done = work(&site, load.concurrency as usize);
+    let elapsed = began.elapsed();
     drop(idle);
-    ledger.exits += u64::from(threads);
-    Ok(ledger.close(kind, seed))
+    let done = done?;
+    if let Some(log) = &log {
+        log.finish()?;
+    }
+    // One that works beside the first is a thread that was made here, as the idle ones are.
+    let beside = if load.concurrency > 1 { load.concurrency } else { 0 };
+    let threads = elsewhere + u64::from(beside);
+    let elapsed_ns = elapsed.as_nanos() as u64;
+    Ok(account::of_workers(options, &done, &pace, threads, facts, elapsed_ns))
 }
 
-/// Refuses what cannot be done, before anything is made.
-fn check(options: &Options) -> Result<Child> {
-    let Options { mechanism: kind, count, child, rss, threads: _, seed: _ } = *options;
-    if count == 0 {
-        bail!("a count of 0 makes nothing: give at least 1");
+/// Lets so many work, the first of one on the program's first thread.
+fn work(site: &Site<'_>, concurrency: usize) -> Result<Done> {
+    if concurrency == 1 {
+        return Worker::new(site, 0)?.run();
     }
-    let child = child.unwrap_or(kind.default_child());
-    match (kind, child) {
-        (Kind::Thread, Child::Exec) => {
-            bail!("a thread makes no child that could exec: leave out --child, or choose fork");
-        }
-        (Kind::PosixSpawn | Kind::System | Kind::Popen, Child::Exit) => {
-            bail!("{0} always executes a program: leave out --child, or choose fork", kind.name());
-        }
-        _ => {}
-    }
-    memory::check(rss)?;
-    Ok(child)
+    let workers: Vec<_> = (0..concurrency).map(|n| Worker::new(site, n)).collect::<Result<_>>()?;
+    let tasks = workers.into_iter().map(|worker| || worker.run()).collect();
+    thread::together(tasks, || site.pace.fail())?
+        .into_iter()
+        .reduce(|ours, theirs| {
+            let (mut ours, theirs) = (ours?, theirs?);
+            ours.merge(&theirs);
+            Ok(ours)
+        })
+        .context("nobody worked")?
 }

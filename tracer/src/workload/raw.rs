@@ -1,188 +1,165 @@
-//! Creating calls without a libc in between, and the end of their children.
+//! Creating calls without a libc in between.
 
-use std::ffi::{CStr, c_char, c_long};
-use std::{io, ptr};
+use std::io;
 
-/// What a child's exit code is when it could not execute; as shells have it.
-pub(super) const NOT_EXECUTED: i32 = 127;
+use super::flags::CloneFlags;
+use super::life::{Life, live};
 
-/// The program that children execute, laid out for `execve`.
-pub(super) struct Program {
-    pub path: &'static CStr,
-    argv: [*const c_char; 2],
-    envp: [*const c_char; 1],
+/// A stack for a child that shares the parent's memory: enough for what `live` does.
+const STACK: usize = 64 << 10;
+
+/// What the raw calls need besides, for one task at a time.
+pub(super) struct Room {
+    stack: Vec<u128>,
+    /// Where the kernel writes the ids that some flags ask for.
+    ids: Box<[u64; 2]>,
 }
 
-impl Program {
-    pub const fn new(path: &'static CStr) -> Self {
-        Self { path, argv: [path.as_ptr(), ptr::null()], envp: [ptr::null()] }
+impl Room {
+    pub fn new() -> Self {
+        Self { stack: vec![0; STACK / size_of::<u128>()], ids: Box::default() }
     }
 
-    pub const fn argv(&self) -> *const *const c_char {
-        self.argv.as_ptr()
+    fn stack(&mut self) -> usize {
+        self.stack.as_mut_ptr() as usize
     }
 
-    pub const fn envp(&self) -> *const *const c_char {
-        self.envp.as_ptr()
+    fn ids(&mut self) -> (usize, usize) {
+        let ids = self.ids.as_mut_ptr() as usize;
+        (ids, ids + 8)
     }
 }
 
-/// The rest of the life of a child that has a copy of the parent's memory.
-pub(super) fn live(program: Option<&Program>) -> ! {
-    let code = if let Some(program) = program {
-        // SAFETY: the strings and the lists are NUL-terminated, and `execve` is
-        // async-signal-safe, as the child of a process with threads needs.
-        unsafe { libc::execve(program.path.as_ptr(), program.argv(), program.envp()) };
-        NOT_EXECUTED
-    } else {
-        0
+/// The vfork syscall; on arm64, where there is none, what a libc makes of it.
+pub(super) fn vfork(life: &Life) -> io::Result<libc::pid_t> {
+    #[cfg(target_arch = "x86_64")]
+    let (number, arguments) = (libc::SYS_vfork, [0; 5]);
+    #[cfg(not(target_arch = "x86_64"))]
+    let (number, arguments) = {
+        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+        (libc::SYS_clone, [flags as usize, 0, 0, 0, 0])
     };
-    // SAFETY: `_exit` runs nothing of the parent's on the way.
-    unsafe { libc::_exit(code) }
+    // SAFETY: the child runs below the parent's stack pointer while the parent stands still.
+    outcome(unsafe { create(number, arguments, life) })
 }
 
-/// The clone syscall, with flags that leave the child its own memory and stack.
-pub(super) fn clone(program: Option<&Program>) -> io::Result<libc::pid_t> {
-    let flags = libc::CLONE_FS | libc::CLONE_FILES | libc::SIGCHLD;
-    // SAFETY: without CLONE_VM and with a null stack this is a fork: the child
-    // goes on alone in its own copy, and `live` never returns into the caller.
-    let pid = unsafe { libc::syscall(libc::SYS_clone, c_long::from(flags), 0, 0, 0, 0) };
-    parent_or_child(pid, program)
+/// The clone syscall.
+pub(super) fn clone(flags: CloneFlags, room: &mut Room, life: &Life) -> io::Result<libc::pid_t> {
+    let signal = if flags.is_thread() { 0 } else { libc::SIGCHLD as usize };
+    let stack = if flags.shares_memory() { room.stack() + STACK } else { 0 };
+    let (parent_tid, child_tid) = room.ids();
+    let flags = flags.bits() as usize | signal;
+    // The last two are the other way round on arm64.
+    #[cfg(target_arch = "x86_64")]
+    let arguments = [flags, stack, parent_tid, child_tid, 0];
+    #[cfg(not(target_arch = "x86_64"))]
+    let arguments = [flags, stack, parent_tid, 0, child_tid];
+    // SAFETY: the child has memory or a stack of its own; the ids have their place.
+    outcome(unsafe { create(libc::SYS_clone, arguments, life) })
 }
 
-/// The clone3 syscall without flags: a fork.
-pub(super) fn clone3(program: Option<&Program>) -> io::Result<libc::pid_t> {
-    let mut args = libc::clone_args {
-        flags: 0,
+/// The clone3 syscall.
+pub(super) fn clone3(flags: CloneFlags, room: &mut Room, life: &Life) -> io::Result<libc::pid_t> {
+    let shares = flags.shares_memory();
+    let (parent_tid, child_tid) = room.ids();
+    let args = libc::clone_args {
+        flags: flags.bits(),
         pidfd: 0,
-        child_tid: 0,
-        parent_tid: 0,
-        exit_signal: libc::SIGCHLD as u64,
-        stack: 0,
-        stack_size: 0,
+        child_tid: child_tid as u64,
+        parent_tid: parent_tid as u64,
+        exit_signal: if flags.is_thread() { 0 } else { libc::SIGCHLD as u64 },
+        stack: if shares { room.stack() as u64 } else { 0 },
+        stack_size: if shares { STACK as u64 } else { 0 },
         tls: 0,
         set_tid: 0,
         set_tid_size: 0,
         cgroup: 0,
     };
-    // SAFETY: `args` is as large as we say, and asks for a fork (see `clone`).
-    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of_val(&args)) };
-    parent_or_child(pid, program)
+    let arguments = [&raw const args as usize, size_of_val(&args), 0, 0, 0];
+    // SAFETY: `args` is as large as we say; as for `clone`.
+    outcome(unsafe { create(libc::SYS_clone3, arguments, life) })
 }
 
-fn parent_or_child(pid: c_long, program: Option<&Program>) -> io::Result<libc::pid_t> {
-    match pid {
-        -1 => Err(io::Error::last_os_error()),
-        0 => live(program),
-        pid => Ok(pid as libc::pid_t),
-    }
-}
-
-/// A vfork whose child never leaves the assembly: it shares the parent's stack,
-/// and a compiler knows nothing of calls that return twice.
-pub(super) fn vfork(program: Option<&Program>) -> io::Result<libc::pid_t> {
-    let (path, argv, envp) = program.map_or((ptr::null(), ptr::null(), ptr::null()), |program| {
-        (program.path.as_ptr(), program.argv(), program.envp())
-    });
-    // SAFETY: `path` is null, or it and the lists are NUL-terminated.
-    let outcome = unsafe { vfork_then(path, argv, envp) };
+fn outcome(outcome: isize) -> io::Result<libc::pid_t> {
     if outcome < 0 {
         return Err(io::Error::from_raw_os_error(-outcome as i32));
     }
     Ok(outcome as libc::pid_t)
 }
 
-/// vfork; the child executes `path`, or exits with 0 where that is null.
+/// A call that returns twice; the child never leaves the assembly but for `live`: a compiler
+/// knows nothing of such calls.
+///
+/// # Safety
+/// The syscall makes a task, whose stack pointer is valid; `life` outlives the task.
 #[cfg(target_arch = "x86_64")]
-unsafe fn vfork_then(
-    path: *const c_char,
-    argv: *const *const c_char,
-    envp: *const *const c_char,
-) -> c_long {
+unsafe fn create(number: libc::c_long, [a, b, c, d, e]: [usize; 5], life: &Life) -> isize {
     let outcome;
-    // SAFETY: the parent sees a syscall that changes rax, rcx and r11. The child
-    // has registers of its own, writes no memory, and ends before the last label.
+    // SAFETY: the parent sees a syscall that changes rax, rcx and r11. The child has registers
+    // of its own, and only calls what never returns; it pushes below the stack pointer, where
+    // the compiler keeps nothing (there is no `nostack`).
     unsafe {
         core::arch::asm!(
             "syscall",
             "test rax, rax",
             "jnz 3f",
-            "test rdi, rdi",
-            "jz 2f",
-            "mov eax, {execve}",
-            "syscall",
-            "mov edi, {not_executed}",
-            "2:",
-            "mov eax, {exit_group}",
-            "syscall",
+            "and rsp, -16",
+            "mov rdi, r12",
+            "call {live}",
             "ud2",
             "3:",
-            execve = const libc::SYS_execve,
-            exit_group = const libc::SYS_exit_group,
-            not_executed = const NOT_EXECUTED,
-            inlateout("rax") libc::SYS_vfork => outcome,
-            inlateout("rdi") path => _,
-            inlateout("rsi") argv => _,
-            inlateout("rdx") envp => _,
+            live = sym live,
+            inlateout("rax") number as isize => outcome,
+            in("rdi") a,
+            in("rsi") b,
+            in("rdx") c,
+            in("r10") d,
+            in("r8") e,
+            in("r12") life,
             lateout("rcx") _,
             lateout("r11") _,
-            options(nostack),
         );
     }
     outcome
 }
 
-/// There is no vfork syscall: this is what a libc makes of it.
+/// A call that returns twice; the child never leaves the assembly but for `live`: a compiler
+/// knows nothing of such calls.
+///
+/// # Safety
+/// The syscall makes a task, whose stack pointer is valid; `life` outlives the task.
 #[cfg(target_arch = "aarch64")]
-unsafe fn vfork_then(
-    path: *const c_char,
-    argv: *const *const c_char,
-    envp: *const *const c_char,
-) -> c_long {
-    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+unsafe fn create(number: libc::c_long, [a, b, c, d, e]: [usize; 5], life: &Life) -> isize {
     let outcome;
-    // SAFETY: the parent sees a syscall that changes x0. The child has registers
-    // of its own, writes no memory, and ends before the last label.
+    // SAFETY: the parent sees a syscall that changes x0. The child has registers of its own,
+    // and only calls what never returns.
     unsafe {
         core::arch::asm!(
             "svc 0",
             "cbnz x0, 3f",
-            "cbz x9, 2f",
-            "mov x0, x9",
-            "mov x1, x10",
-            "mov x2, x11",
-            "mov x8, {execve}",
-            "svc 0",
-            "mov x0, {not_executed}",
-            "2:",
-            "mov x8, {exit_group}",
-            "svc 0",
+            "mov x0, x20",
+            "bl {live}",
             "brk 1",
             "3:",
-            execve = const libc::SYS_execve,
-            exit_group = const libc::SYS_exit_group,
-            not_executed = const NOT_EXECUTED,
-            inlateout("x0") c_long::from(flags) => outcome,
-            inlateout("x1") 0_u64 => _,
-            inlateout("x2") 0_u64 => _,
-            in("x3") 0_u64,
-            in("x4") 0_u64,
-            inlateout("x8") libc::SYS_clone => _,
-            in("x9") path,
-            in("x10") argv,
-            in("x11") envp,
-            options(nostack),
+            live = sym live,
+            inlateout("x0") a => outcome,
+            in("x1") b,
+            in("x2") c,
+            in("x3") d,
+            in("x4") e,
+            in("x8") number,
+            in("x20") life,
+            lateout("x30") _,
         );
     }
     outcome
 }
 
 /// No one has written it down for this architecture yet.
+///
+/// # Safety
+/// None is needed.
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-unsafe fn vfork_then(
-    _path: *const c_char,
-    _argv: *const *const c_char,
-    _envp: *const *const c_char,
-) -> c_long {
-    c_long::from(-libc::ENOSYS)
+unsafe fn create(_number: libc::c_long, _arguments: [usize; 5], _life: &Life) -> isize {
+    -(libc::ENOSYS as isize)
 }

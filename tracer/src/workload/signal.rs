@@ -1,47 +1,123 @@
-//! A parent can hand down an ignored `SIGCHLD`; children then vanish before
+//! Signals: being told to stop, and an ignored `SIGCHLD`, with which children vanish before
 //! they can be waited for, and their exit codes with them.
 
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::SeqCst};
 use std::{io, mem, ptr};
 
 use anyhow::{Context as _, Result};
 
-/// While it lives, `SIGCHLD` is not ignored.
-pub(super) struct DefaultSigchld {
-    ignored: Option<libc::sigaction>,
+/// Threads that can have a child waiting for long.
+pub(super) const SLOTS: usize = 1024;
+
+static STOPPED: AtomicBool = AtomicBool::new(false);
+static CHILDREN: [AtomicI32; SLOTS] = [const { AtomicI32::new(0) }; SLOTS];
+
+/// Whether the generator was told to stop.
+pub(super) fn stopped() -> bool {
+    STOPPED.load(SeqCst)
 }
 
-impl DefaultSigchld {
-    pub fn ensure() -> Result<Self> {
-        let current = set(None)?;
-        let vanish =
-            current.sa_sigaction == libc::SIG_IGN || current.sa_flags & libc::SA_NOCLDWAIT != 0;
-        if !vanish {
-            return Ok(Self { ignored: None });
+/// Tells it.
+pub(super) fn stop() {
+    STOPPED.store(true, SeqCst);
+}
+
+/// Where a child is entered that would not go by itself.
+pub(super) struct Slot(pub usize);
+
+impl Slot {
+    /// It is killed when the generator is told to stop, or has been.
+    pub fn watch(&self, pid: libc::pid_t) {
+        CHILDREN[self.0].store(pid, SeqCst);
+        if stopped() {
+            kill(pid);
         }
-        // SAFETY: all zeroes are an empty mask, no flags and `SIG_DFL`.
-        let default: libc::sigaction = unsafe { mem::zeroed() };
-        set(Some(&default))?;
-        Ok(Self { ignored: Some(current) })
+    }
+
+    /// It has ended.
+    pub fn clear(&self) {
+        CHILDREN[self.0].store(0, SeqCst);
     }
 }
 
-impl Drop for DefaultSigchld {
+fn kill(pid: libc::pid_t) {
+    // SAFETY: the pid is of a child that was not collected yet.
+    unsafe { libc::kill(pid, libc::SIGKILL) };
+}
+
+extern "C" fn told(_: libc::c_int) {
+    // A child of fork has this handler too, and must not kill its siblings; it has their
+    // numbers, but not our number.
+    stop();
+    for child in &CHILDREN {
+        let pid = child.load(SeqCst);
+        if pid > 0 && OWNER.load(SeqCst) == own_pid() {
+            kill(pid);
+        }
+    }
+}
+
+static OWNER: AtomicI32 = AtomicI32::new(0);
+
+fn own_pid() -> i32 {
+    // SAFETY: it reads a number.
+    unsafe { libc::getpid() }
+}
+
+/// While it lives, `SIGINT` and `SIGTERM` end the run and not the program, and `SIGCHLD` is
+/// not ignored.
+pub(super) struct Signals(Vec<(libc::c_int, libc::sigaction)>);
+
+impl Signals {
+    /// # Errors
+    /// When an action cannot be changed.
+    pub fn take() -> Result<Self> {
+        OWNER.store(own_pid(), SeqCst);
+        STOPPED.store(false, SeqCst);
+        let mut taken = Self(Vec::new());
+        for signal in [libc::SIGINT, libc::SIGTERM] {
+            // SAFETY: all zeroes are an empty mask and no flags: calls are interrupted.
+            let mut action: libc::sigaction = unsafe { mem::zeroed() };
+            action.sa_sigaction = told as *const () as usize;
+            // What was ignored stays so: nohup, or a shell's background job.
+            let before = set(signal, None)?;
+            if before.sa_sigaction != libc::SIG_IGN {
+                taken.0.push((signal, set(signal, Some(&action))?));
+            }
+        }
+        let current = set(libc::SIGCHLD, None)?;
+        if current.sa_sigaction == libc::SIG_IGN || current.sa_flags & libc::SA_NOCLDWAIT != 0 {
+            // SAFETY: all zeroes are an empty mask, no flags and `SIG_DFL`.
+            let default: libc::sigaction = unsafe { mem::zeroed() };
+            taken.0.push((libc::SIGCHLD, set(libc::SIGCHLD, Some(&default))?));
+        }
+        Ok(taken)
+    }
+}
+
+impl Drop for Signals {
     fn drop(&mut self) {
-        if let Some(ignored) = &self.ignored {
+        for (signal, action) in &self.0 {
             // It was in force before, so it is valid; there is no one to tell otherwise.
-            let _ = set(Some(ignored));
+            let _ = set(*signal, Some(action));
         }
     }
 }
 
-fn set(action: Option<&libc::sigaction>) -> Result<libc::sigaction> {
+/// Lets the program end with the one that started it.
+pub fn tie_to_parent() {
+    // SAFETY: it changes what belongs to this process alone.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) };
+}
+
+fn set(signal: libc::c_int, action: Option<&libc::sigaction>) -> Result<libc::sigaction> {
     // SAFETY: `sigaction` is plain data for which all zeroes are valid.
     let mut old: libc::sigaction = unsafe { mem::zeroed() };
     let new = action.map_or(ptr::null(), ptr::from_ref);
-    // SAFETY: `new` is null, an all-default action or one that was in force; `old` is writable.
-    if unsafe { libc::sigaction(libc::SIGCHLD, new, &raw mut old) } != 0 {
+    // SAFETY: `new` is null, one of ours or one that was in force; `old` is writable.
+    if unsafe { libc::sigaction(signal, new, &raw mut old) } != 0 {
         return Err(io::Error::last_os_error())
-            .context("SIGCHLD: its action cannot be changed; run where sigaction is permitted");
+            .with_context(|| format!("signal {signal}: run where sigaction is permitted"));
     }
     Ok(old)
 }

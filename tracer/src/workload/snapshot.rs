@@ -195,7 +195,7 @@ impl<'a> Server<'a> {
             save: times.clone(),
             first_write: times,
             elapsed: Duration::ZERO,
-            rate: truth::Rate { asked_per_s: wanted.rate_per_s, achieved_per_s: 0.0 },
+            rate: truth::Rate { asked_per_s: wanted.rate_per_s, achieved_per_s: 0.0, met: false },
             interrupted: false,
         };
         Ok(Self {
@@ -413,6 +413,7 @@ impl<'a> Server<'a> {
         let achieved = self.served.requests as f64 / elapsed.as_secs_f64();
         self.served.elapsed = elapsed;
         self.served.rate.achieved_per_s = achieved;
+        self.served.rate.met = achieved >= 0.95 * self.wanted.rate_per_s;
         self.served
     }
 }

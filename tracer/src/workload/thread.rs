@@ -8,6 +8,8 @@ use std::{io, ptr, thread};
 
 use anyhow::{Context as _, Result};
 
+use super::life::Life;
+
 /// Enough for a thread that makes one call, and above every libc's minimum.
 const STACK_BYTES: usize = 256 * 1024;
 
@@ -30,13 +32,13 @@ impl Attributes {
         Ok(attributes)
     }
 
-    /// Starts a thread that ends at once.
-    pub fn start(&self) -> io::Result<libc::pthread_t> {
+    /// Starts a thread that does its work and ends; `life` has to outlive it.
+    pub fn start(&self, life: &Life) -> io::Result<libc::pthread_t> {
         let mut handle = MaybeUninit::uninit();
-        // SAFETY: the attributes are initialised, and `tell_tid` takes any argument.
-        let outcome = unsafe {
-            libc::pthread_create(handle.as_mut_ptr(), &raw const self.0, tell_tid, ptr::null_mut())
-        };
+        let argument = ptr::from_ref(life).cast_mut().cast();
+        // SAFETY: the attributes are initialised, and `run` takes a life.
+        let outcome =
+            unsafe { libc::pthread_create(handle.as_mut_ptr(), &raw const self.0, run, argument) };
         succeeded(outcome)?;
         // SAFETY: `pthread_create` succeeded.
         Ok(unsafe { handle.assume_init() })
@@ -50,27 +52,30 @@ impl Drop for Attributes {
     }
 }
 
-/// Waits for a thread of [`Attributes::start`] until the kernel has forgotten it.
-pub(super) fn join(handle: libc::pthread_t) -> io::Result<()> {
+/// Waits for a thread of [`Attributes::start`] until the kernel has forgotten it; its id.
+pub(super) fn join(handle: libc::pthread_t) -> io::Result<libc::pid_t> {
     let mut tid = ptr::null_mut();
     // SAFETY: the handle is of a joinable thread, and each is joined once.
     succeeded(unsafe { libc::pthread_join(handle, &raw mut tid) })?;
-    await_gone(tid as usize as libc::pid_t);
-    Ok(())
+    let tid = tid as usize as libc::pid_t;
+    await_gone(tid);
+    Ok(tid)
 }
 
-extern "C" fn tell_tid(_: *mut c_void) -> *mut c_void {
+extern "C" fn run(life: *mut c_void) -> *mut c_void {
+    // SAFETY: it is what `start` was given, and is joined before that goes.
+    unsafe { &*life.cast::<Life>() }.work();
     gettid() as usize as *mut c_void
 }
 
-fn gettid() -> libc::pid_t {
+pub(super) fn gettid() -> libc::pid_t {
     // SAFETY: it reads a number.
     unsafe { libc::gettid() }
 }
 
 /// `pthread_join` returns when the thread has let go of its stack, a moment
 /// before the kernel is done with the task and tells tracers of its exit.
-fn await_gone(tid: libc::pid_t) {
+pub(super) fn await_gone(tid: libc::pid_t) {
     loop {
         // SAFETY: signal 0 is not sent; the call only asks whether the task exists.
         if unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), tid, 0) } != 0 {
@@ -82,6 +87,40 @@ fn await_gone(tid: libc::pid_t) {
 
 fn succeeded(error: i32) -> io::Result<()> {
     if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
+}
+
+/// Runs all at once, each on a thread of its own, and waits until the kernel has forgotten them.
+///
+/// # Errors
+/// When there cannot be so many threads; those that there are end first.
+pub(super) fn together<T: Send>(
+    tasks: Vec<impl FnOnce() -> T + Send>,
+    give_up: impl Fn(),
+) -> Result<Vec<T>> {
+    let count = tasks.len();
+    let done: Result<Vec<(T, libc::pid_t)>> = thread::scope(|scope| {
+        let threads: Vec<_> = tasks
+            .into_iter()
+            .map(|task| {
+                let run = || (task(), gettid());
+                thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, run)
+            })
+            .collect();
+        let started: io::Result<Vec<_>> = threads.into_iter().collect();
+        if started.is_err() {
+            give_up();
+        }
+        let started = started.with_context(|| {
+            format!("--concurrency {count}: not so many threads can be had; ask for fewer")
+        })?;
+        started
+            .into_iter()
+            .map(|thread| thread.join().map_err(|_| anyhow::anyhow!("a thread was lost")))
+            .collect()
+    });
+    let done = done?;
+    done.iter().for_each(|(_, tid)| await_gone(*tid));
+    Ok(done.into_iter().map(|(result, _)| result).collect())
 }
 
 /// Threads that sleep until this is dropped, and are gone after that.

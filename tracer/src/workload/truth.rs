@@ -1,30 +1,29 @@
 //! The account of a run.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use forkscope_common::mechanism::Mechanism;
-use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use super::Kind;
+use super::stopwatch::Latency;
 
 /// The version of the JSON object.
 pub const SCHEMA: u32 = 1;
 
 /// What a run made. Serialises to one JSON object with `"type":"truth"`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename = "truth")]
 pub struct Truth {
     /// Always [`SCHEMA`].
     pub schema: u32,
     /// The generator's own process: the parent of everything counted here.
     pub pid: u32,
-    /// What was asked for.
-    pub mechanism: Kind,
+    /// What was asked for, as on the command line.
+    pub mechanism: String,
     /// The seed of the run.
     pub seed: u64,
-    /// Tasks made, by the tracer's name for the mechanism. Idle threads are in `thread`.
+    /// Tasks made, by the tracer's name for the mechanism. Idle threads and those that
+    /// work beside the first are in `thread`.
     pub spawns: BTreeMap<String, u64>,
     /// Creating calls that failed for want of processes or memory.
     pub spawn_failures: u64,
@@ -37,173 +36,159 @@ pub struct Truth {
     /// The creating syscall, where the generator made it without a libc.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub doors: BTreeMap<String, u64>,
-    /// The creating calls that succeeded, as the caller's clock saw them.
+    /// The creating calls that succeeded (those of the warm-up left out), as the
+    /// caller's clock saw them.
     pub latency: Latency,
+    /// From the creating call's begin until the child was collected.
+    pub cycle: Latency,
+    /// Open loop only: from the *intended* begin to the creating call's return. What waited
+    /// behind a slow call is in here, and not in `latency`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response: Option<Latency>,
+    /// Open loop only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Rate>,
+    /// The same by what was asked for, in that order.
+    pub parts: Vec<Part>,
+    /// What was written and what that should cost.
+    pub pages: Pages,
+    /// What each write of the parent to a page took, once the child had gone its way.
+    pub parent_write: Latency,
+    /// What the parent was when it began.
+    pub parent: Parent,
+    /// From the first call to the end of the last child.
+    pub elapsed_ns: u64,
+    /// It was told to stop (`SIGINT`, `SIGTERM`): the account is of what was made until then.
+    pub interrupted: bool,
+    /// What the server of `snapshot` did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<Snapshot>,
 }
 
-/// Time inside the creating call (`CLOCK_MONOTONIC` around the libc function or
-/// the raw syscall). A tracer sees less: the syscall in it. For `system` the
-/// call contains the shell's whole life. Idle threads are not measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Latency {
-    /// Calls measured; without any, the rest is null.
-    pub count: u64,
-    /// The shortest.
-    pub min_ns: Option<u64>,
-    /// The mean, rounded down.
-    pub mean_ns: Option<u64>,
-    /// The median, to three significant figures.
-    pub p50_ns: Option<u64>,
-    /// The 99th percentile, to three significant figures.
-    pub p99_ns: Option<u64>,
-    /// The longest.
-    pub max_ns: Option<u64>,
+impl Truth {
+    /// What whoever asked for it should know: not all of it could be had.
+    #[must_use]
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        if let Some(rate) = self.rate.filter(|rate| !rate.met) {
+            notes.push(format!(
+                "achieved {}/s of {}/s: each call waits for the one before on its thread; \
+                 `response` has the wait, more --concurrency may help",
+                number(rate.achieved_per_s),
+                number(rate.asked_per_s)
+            ));
+        }
+        let failed = |count: u64, what: &str| (count > 0).then(|| format!("{count} {what}"));
+        notes.extend(failed(self.spawn_failures, "creating calls failed for want of resources"));
+        notes.extend(failed(self.exec_failures, "children could not execute their program"));
+        if self.interrupted {
+            notes.push("told to stop: the truth is of what was made until then".into());
+        }
+        notes
+    }
 }
 
-/// A [`Truth`] in the making.
-pub(super) struct Ledger {
-    spawns: [u64; Mechanism::ALL.len()],
+/// `12,345`, or `0.5`.
+fn number(number: f64) -> String {
+    if number < 100.0 { format!("{number:.1}") } else { crate::text::count(number as u64) }
+}
+
+/// One mechanism of several.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Part {
+    /// How tasks were made.
+    pub mechanism: Kind,
+    /// `exit` or `exec`.
+    pub child: String,
+    /// Tasks made.
+    pub spawns: u64,
+    /// Creating calls that failed.
     pub spawn_failures: u64,
+    /// Programs executed.
     pub execs: u64,
+    /// Programs that could not be.
     pub exec_failures: u64,
+    /// Tasks that have ended.
     pub exits: u64,
-    latency: Stopwatch,
+    /// As [`Truth::latency`].
+    pub latency: Latency,
+    /// As [`Truth::cycle`].
+    pub cycle: Latency,
 }
 
-impl Ledger {
-    pub fn new() -> Self {
-        Self {
-            spawns: [0; Mechanism::ALL.len()],
-            spawn_failures: 0,
-            execs: 0,
-            exec_failures: 0,
-            exits: 0,
-            latency: Stopwatch::new(),
-        }
-    }
-
-    pub const fn made(&mut self, mechanism: Mechanism, count: u64) {
-        self.spawns[mechanism as usize] += count;
-    }
-
-    pub fn latency(&mut self, took: Duration) {
-        self.latency.record(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
-    }
-
-    pub fn close(self, kind: Kind, seed: u64) -> Truth {
-        let Self { spawns, spawn_failures, execs, exec_failures, exits, latency } = self;
-        let latency = latency.read();
-        let door = kind.door().and_then(|door| door.name()).filter(|_| latency.count > 0);
-        Truth {
-            schema: SCHEMA,
-            pid: std::process::id(),
-            mechanism: kind,
-            seed,
-            spawns: Mechanism::ALL
-                .into_iter()
-                .map(|mechanism| (mechanism.name().to_owned(), spawns[mechanism as usize]))
-                .filter(|&(_, count)| count > 0)
-                .collect(),
-            spawn_failures,
-            execs,
-            exec_failures,
-            exits,
-            doors: door.map(|door| (door.to_owned(), latency.count)).into_iter().collect(),
-            latency,
-        }
-    }
+/// The open loop's pace.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rate {
+    /// Asked for.
+    pub asked_per_s: f64,
+    /// Done.
+    pub achieved_per_s: f64,
+    /// Whether the work was done when the last of it had arrived, or a little later.
+    pub met: bool,
 }
 
-/// A call that takes over an hour counts as an hour in the percentiles.
-const LONGEST_NS: u64 = 3_600_000_000_000;
-
-/// Exact extremes and mean, percentiles from a histogram.
-struct Stopwatch {
-    histogram: Histogram<u64>,
-    min: u64,
-    max: u64,
-    sum: u128,
+/// Pages of the parent's memory; sums over all spawns.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pages {
+    /// Different pages written by the parent, spawn by spawn.
+    pub parent_written: u64,
+    /// Different pages written by the children.
+    pub child_written: u64,
+    /// Of those, how many the parent saw changed: all when the memory is shared.
+    pub child_writes_seen: u64,
+    /// Different pages read by the children.
+    pub child_read: u64,
+    /// What that should come to; null where it depends on who comes first.
+    pub expected: Option<Expected>,
 }
 
-impl Stopwatch {
-    fn new() -> Self {
-        // Not one that grows: `saturating_record` clamps to its size, then as small as can be.
-        let histogram = Histogram::new_with_max(LONGEST_NS, 3).expect("the bounds are in order");
-        Self { histogram, min: u64::MAX, max: 0, sum: 0 }
-    }
-
-    fn record(&mut self, nanoseconds: u64) {
-        self.histogram.saturating_record(nanoseconds);
-        self.min = self.min.min(nanoseconds);
-        self.max = self.max.max(nanoseconds);
-        self.sum += u128::from(nanoseconds);
-    }
-
-    fn read(&self) -> Latency {
-        let count = self.histogram.len();
-        if count == 0 {
-            return Latency {
-                count,
-                min_ns: None,
-                mean_ns: None,
-                p50_ns: None,
-                p99_ns: None,
-                max_ns: None,
-            };
-        }
-        // A bucket's upper edge may lie beyond the largest value in it.
-        let quantile = |q| Some(self.histogram.value_at_quantile(q).clamp(self.min, self.max));
-        Latency {
-            count,
-            min_ns: Some(self.min),
-            mean_ns: u64::try_from(self.sum / u128::from(count)).ok(),
-            p50_ns: quantile(0.50),
-            p99_ns: quantile(0.99),
-            max_ns: Some(self.max),
-        }
-    }
+/// Write faults on pages that a fork had left shared. The stack, the libc's data and
+/// the like come on top, a dozen pages or so for each fork.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Expected {
+    /// Copied by the parent.
+    pub parent_copied: u64,
+    /// Copied by the children.
+    pub child_copied: u64,
+    /// Taken over by the parent, without a copy: nobody shared them any more. Null with huge
+    /// pages, where one fault takes over many.
+    pub parent_reused: Option<u64>,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// The parent's shape, as the kernel says (`/proc/self`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parent {
+    /// Resident memory.
+    pub rss_bytes: u64,
+    /// Its page tables.
+    pub page_table_bytes: u64,
+    /// Of the resident memory, what is in anonymous huge pages.
+    pub huge_bytes: u64,
+    /// Mappings.
+    pub vmas: u64,
+    /// Threads.
+    pub threads: u64,
+    /// Open file descriptors.
+    pub fds: u64,
+}
 
-    #[test]
-    fn an_empty_run_has_no_times() {
-        let truth = Ledger::new().close(Kind::Clone, 7);
-        assert_eq!(
-            serde_json::to_string(&truth).unwrap(),
-            format!(
-                r#"{{"type":"truth","schema":1,"pid":{},"mechanism":"clone","seed":7,"spawns":{{}},"spawn_failures":0,"execs":0,"exec_failures":0,"exits":0,"latency":{{"count":0,"min_ns":null,"mean_ns":null,"p50_ns":null,"p99_ns":null,"max_ns":null}}}}"#,
-                std::process::id()
-            )
-        );
-    }
-
-    #[test]
-    fn the_account_survives_json() {
-        let mut ledger = Ledger::new();
-        ledger.made(Mechanism::Clone, 3);
-        ledger.made(Mechanism::Thread, 2);
-        for nanoseconds in [100, 200, 900_001] {
-            ledger.latency(Duration::from_nanos(nanoseconds));
-        }
-        ledger.exits = 5;
-        let truth = ledger.close(Kind::Clone, 0);
-        assert_eq!(truth.spawns, [("clone".into(), 3), ("thread".into(), 2)].into());
-        assert_eq!(truth.doors, [("clone".into(), 3)].into());
-        assert_eq!(
-            truth.latency,
-            Latency {
-                count: 3,
-                min_ns: Some(100),
-                mean_ns: Some(300_100),
-                p50_ns: Some(200),
-                p99_ns: Some(900_001),
-                max_ns: Some(900_001),
-            }
-        );
-        let text = serde_json::to_string(&truth).unwrap();
-        assert_eq!(serde_json::from_str::<Truth>(&text).unwrap(), truth);
-    }
+/// The server's requests and saves.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Requests served.
+    pub requests: u64,
+    /// Of those, writes.
+    pub writes: u64,
+    /// Saves made: the forks.
+    pub saves: u64,
+    /// From the intended begin of a request to its answer, while no save was going on.
+    pub calm: Latency,
+    /// The same, of requests due between a fork's begin and its child's end.
+    pub saving: Latency,
+    /// How long each fork stood in the way, by the server's own clock.
+    pub stall: Latency,
+    /// How long each child took.
+    pub save: Latency,
+    /// Requests a second: asked for, and served.
+    pub rate: Rate,
 }

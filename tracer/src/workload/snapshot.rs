@@ -27,7 +27,7 @@ use super::truth;
 use child::{Child, News};
 use clock::{Arrivals, nanoseconds, now, rest};
 use shared::{Log, Marks, Of};
-use values::{VALUE, sum, sum_of_values, value, weighed};
+use values::{VALUE, fill, sum, sum_of_values, value, weighed};
 
 /// Between the end of a save and the next: at least this, and as long as that took, up to
 /// [`MOST_CALM`].
@@ -276,8 +276,11 @@ impl<'a> Server<'a> {
         if left == 0 {
             return (NEVER, self.began.saturating_add(whole));
         }
-        // In the middle of its part of the time.
+        // In the middle of its part of the time, unless there are more than have room.
         let part = whole / self.wanted.saves;
+        if part < CALM {
+            return (at + calm, self.began.saturating_add(whole));
+        }
         let next = self.began + part * tried + part / 2;
         (next.max(at + calm.min(part / 4)), self.began.saturating_add(whole))
     }
@@ -374,9 +377,7 @@ impl<'a> Server<'a> {
             self.served.reused += 1;
         }
         let value = &mut self.store[slot * VALUE..][..VALUE];
-        for (place, n) in value.chunks_exact_mut(8).zip(1..) {
-            place.copy_from_slice(&word.wrapping_mul(n).to_ne_bytes());
-        }
+        fill(value, word);
         self.sum = self.sum.wrapping_add(weighed(slot, sum(value)));
     }
 

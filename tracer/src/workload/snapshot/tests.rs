@@ -106,17 +106,18 @@ fn it_stops_when_told_and_leaves_no_child() {
 
 #[test]
 fn sums_tell_what_and_where() {
-    let mut store = vec![0; 4 * VALUE];
+    let mut store = Store::new(4 * VALUE);
+    let store = store.bytes();
     store.iter_mut().zip(0..=250).for_each(|(byte, n)| *byte = n);
-    let whole = sum_of_values(&store, 0);
+    let whole = sum_of_values(store, 0);
     let parts = [0, 2].map(|at| sum_of_values(&store[at * VALUE..][..2 * VALUE], at));
     assert_eq!(whole, parts[0].wrapping_add(parts[1]));
     store[5] ^= 1;
-    assert_ne!(whole, sum_of_values(&store, 0));
+    assert_ne!(whole, sum_of_values(store, 0));
     store[5] ^= 1;
     store.swap(0, 1);
     store.rotate_right(VALUE);
-    assert_ne!(whole, sum_of_values(&store, 0));
+    assert_ne!(whole, sum_of_values(store, 0));
 }
 
 #[test]

@@ -7,9 +7,27 @@ pub(super) fn value(store: &[u8], slot: usize) -> &[u8] {
     &store[slot * VALUE..][..VALUE]
 }
 
+/// Debug builds do this too, for gigabytes: hence no iterators.
 pub(super) fn sum(value: &[u8]) -> u64 {
-    let words = value.chunks_exact(8).map(|word| u64::from_ne_bytes(word.try_into().expect("8")));
-    words.fold(0, u64::wrapping_add)
+    // SAFETY: any bytes are numbers.
+    let (_, words, _) = unsafe { value.align_to::<u64>() };
+    let (mut sum, mut n) = (0_u64, 0);
+    while n < words.len() {
+        sum = sum.wrapping_add(words[n]);
+        n += 1;
+    }
+    sum
+}
+
+/// Multiples of a word.
+pub(super) fn fill(value: &mut [u8], word: u64) {
+    // SAFETY: any numbers are bytes, and the reverse.
+    let (_, words, _) = unsafe { value.align_to_mut::<u64>() };
+    let mut n = 0;
+    while n < words.len() {
+        words[n] = word.wrapping_mul(n as u64 + 1);
+        n += 1;
+    }
 }
 
 /// So that values which change places change the sum.

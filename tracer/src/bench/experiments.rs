@@ -1,5 +1,12 @@
 //! The experiments, in the order they are shown.
 
+mod cow;
+mod doors;
+mod seen;
+mod sibling;
+mod snapshot;
+mod vfork_frozen;
+
 use super::{Lab, Outcome};
 use crate::failure::{Failure, Why};
 
@@ -34,12 +41,12 @@ pub const ALL: &[Experiment] = &[
     experiment("vmas", "fork by the number of mappings", pending),
     experiment("notcopied", "memory that fork does not copy", pending),
     experiment("thp", "fork and the first writes with huge pages and without", pending),
-    experiment("cow", "what a copy-on-write fault costs", pending),
-    experiment("snapshot", "a server that forks to save: what its clients feel", pending),
-    experiment("doors", "which system calls library calls use here", pending),
+    experiment("cow", "what a copy-on-write fault costs", cow::run),
+    experiment("snapshot", "a server that forks to save: what its clients feel", snapshot::run),
+    experiment("doors", "which system calls library calls use here", doors::run),
     experiment("concurrent", "several that fork at once", pending),
-    experiment("sibling", "a thread that touches memory while another forks", pending),
-    experiment("vfork-frozen", "how long vfork's caller stands still", pending),
+    experiment("sibling", "a thread that touches memory while another forks", sibling::run),
+    experiment("vfork-frozen", "how long vfork's caller stands still", vfork_frozen::run),
     experiment("wasted", "copying an address space that exec throws away", pending),
 ];
 

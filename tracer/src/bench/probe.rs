@@ -14,6 +14,7 @@ mod proc;
 mod redis;
 mod rfork;
 mod shares;
+mod sibling;
 mod tables;
 mod tasks;
 
@@ -67,6 +68,15 @@ pub enum Probe {
         /// How many saves
         saves: u64,
     },
+    /// Forks, and touches of memory by a thread beside them
+    Sibling {
+        /// What it touches
+        touch: sibling::Touch,
+        /// The parent's memory, in MiB
+        mebibytes: u64,
+        /// How many forks
+        forks: u64,
+    },
     /// Nothing: a program to be executed
     Nothing,
 }
@@ -89,6 +99,9 @@ pub fn run(probe: &Probe) -> Result<(), Failure> {
         Probe::Threads { count } => tasks::threads(*count),
         Probe::Redis { program, dir, mebibytes, saves } => {
             redis::probe(program, dir, *mebibytes, *saves)
+        }
+        Probe::Sibling { touch, mebibytes, forks } => {
+            sibling::probe(*touch, mebibytes << 20, *forks)
         }
         Probe::Nothing => return Ok(()),
     };

@@ -8,7 +8,16 @@ mod snapshot;
 mod vfork_frozen;
 
 use super::{Lab, Outcome};
-use crate::failure::{Failure, Why};
+use crate::failure::Failure;
+
+mod concurrent;
+mod hotos;
+mod notcopied;
+mod rss;
+mod thp;
+pub mod tools;
+mod vmas;
+mod wasted;
 
 /// One experiment.
 pub struct Experiment {
@@ -36,20 +45,16 @@ const fn experiment(
 
 /// All of them.
 pub const ALL: &[Experiment] = &[
-    experiment("rss", "fork, vfork, posix_spawn and threads by the parent's memory", pending),
-    experiment("hotos", "fork and exec of a clean, a dirty and a fragmented parent", pending),
-    experiment("vmas", "fork by the number of mappings", pending),
-    experiment("notcopied", "memory that fork does not copy", pending),
-    experiment("thp", "fork and the first writes with huge pages and without", pending),
+    experiment("rss", "fork, vfork, posix_spawn and threads by the parent's memory", rss::run),
+    experiment("hotos", "fork and exec of a clean, a dirty and a fragmented parent", hotos::run),
+    experiment("vmas", "fork by the number of mappings", vmas::run),
+    experiment("notcopied", "memory that fork does not copy", notcopied::run),
+    experiment("thp", "fork and the first writes with huge pages and without", thp::run),
     experiment("cow", "what a copy-on-write fault costs", cow::run),
     experiment("snapshot", "a server that forks to save: what its clients feel", snapshot::run),
     experiment("doors", "which system calls library calls use here", doors::run),
-    experiment("concurrent", "several that fork at once", pending),
+    experiment("concurrent", "several that fork at once", concurrent::run),
     experiment("sibling", "a thread that touches memory while another forks", sibling::run),
     experiment("vfork-frozen", "how long vfork's caller stands still", vfork_frozen::run),
-    experiment("wasted", "copying an address space that exec throws away", pending),
+    experiment("wasted", "copying an address space that exec throws away", wasted::run),
 ];
-
-fn pending(_: &Lab) -> Result<Outcome, Failure> {
-    Err(Failure::new(Why::Unsupported, "not in this version"))
-}

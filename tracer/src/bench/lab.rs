@@ -100,10 +100,26 @@ impl Lab {
     /// # Errors
     /// When it refuses or fails; the message is the generator's.
     pub fn workload(&self, words: &[&str]) -> Result<Truth, Failure> {
-        let mut command = Command::new(&self.program);
-        command.args(["workload", "--tied"]).args(words);
-        let (stdout, _) = self.finished(&mut command, "workload", words)?;
-        truth(&stdout).ok_or_else(|| garbled("workload", words))
+        let mut truths = self.workloads(&[words.to_vec()])?;
+        truths.pop().ok_or_else(|| garbled("workload", words))
+    }
+
+    /// Runs several at the same time, each in a process of its own.
+    ///
+    /// # Errors
+    /// As [`Lab::workload`].
+    pub fn workloads(&self, all: &[Vec<&str>]) -> Result<Vec<Truth>, Failure> {
+        let command = |words: &Vec<&str>| {
+            let mut command = Command::new(&self.program);
+            command.args(["workload", "--tied"]).args(words);
+            command
+        };
+        let mut commands: Vec<Command> = all.iter().map(command).collect();
+        let first = all.first().map_or(&[][..], Vec::as_slice);
+        let texts = self.runner.run_all(&mut commands).map_err(|e| named(e, "workload", first))?;
+        let told = texts.iter().zip(all);
+        told.map(|((stdout, _), words)| truth(stdout).ok_or_else(|| garbled("workload", words)))
+            .collect()
     }
 
     /// Runs `forkscope workload WORDS…` under `forkscope trace --measure MEASURE`.
@@ -134,7 +150,8 @@ impl Lab {
         let mut command = Command::new(&self.program);
         command.args(["trace", "--format", "json", "--measure", measure, "-o"]);
         command.arg(&records.0).arg("--").args(words);
-        let (stdout, notes) = self.finished(&mut command, "trace --", words)?;
+        let (stdout, notes) =
+            self.runner.run(&mut command).map_err(|e| named(e, "trace --", words))?;
         let text = std::fs::read_to_string(&records.0)
             .map_err(|e| Failure::new(Why::Failed, format!("the records are lost: {e}")))?;
         let records = text
@@ -152,7 +169,8 @@ impl Lab {
     pub fn probe(&self, words: &[&str]) -> Result<Value, Failure> {
         let mut command = Command::new(&self.program);
         command.arg("bench-probe").args(words);
-        let (stdout, _) = self.finished(&mut command, "bench-probe", words)?;
+        let (stdout, _) =
+            self.runner.run(&mut command).map_err(|e| named(e, "bench-probe", words))?;
         serde_json::from_str(&stdout).map_err(|_| garbled("bench-probe", words))
     }
 
@@ -171,21 +189,6 @@ impl Lab {
         let traced = self.traced_command(measure, &command)?;
         let found = serde_json::from_str(&traced.stdout);
         Ok((found.map_err(|_| garbled("bench-probe", words))?, traced.records))
-    }
-
-    /// What it wrote to standard output, and to standard error.
-    fn finished(
-        &self,
-        command: &mut Command,
-        what: &str,
-        words: &[&str],
-    ) -> Result<(String, String), Failure> {
-        self.runner.run(command).map_err(|mut failure| {
-            if failure.why == Why::Failed {
-                failure.message = format!("{what} {}: {}", words.join(" "), failure.message);
-            }
-            failure
-        })
     }
 }
 
@@ -208,6 +211,14 @@ fn tempfile() -> Result<Temporary, Failure> {
 
 fn truth(stdout: &str) -> Option<Truth> {
     stdout.lines().rev().find_map(|line| serde_json::from_str(line).ok())
+}
+
+/// A failure with the command that failed.
+fn named(mut failure: Failure, what: &str, words: &[&str]) -> Failure {
+    if failure.why == Why::Failed {
+        failure.message = format!("{what} {}: {}", words.join(" "), failure.message);
+    }
+    failure
 }
 
 fn garbled(what: &str, words: &[&str]) -> Failure {

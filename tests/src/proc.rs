@@ -28,11 +28,17 @@ impl Stat {
     }
 }
 
-/// The children of a process's main thread.
+/// The children of a process, whichever of its threads made them.
 #[must_use]
 pub fn children(pid: u64) -> Vec<u64> {
-    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    text.split_whitespace().filter_map(|word| word.parse().ok()).collect()
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    let texts = tasks.flatten().map(|task| fs::read_to_string(task.path().join("children")));
+    let texts: Vec<String> = texts.map(Result::unwrap_or_default).collect();
+    texts
+        .iter()
+        .flat_map(|text| text.split_whitespace())
+        .filter_map(|pid| pid.parse().ok())
+        .collect()
 }
 
 /// How much memory programs may still take.

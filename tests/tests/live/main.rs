@@ -19,3 +19,4 @@ mod recordings;
 mod schema;
 mod serve;
 mod truth;
+mod workload;

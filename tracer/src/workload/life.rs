@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::time::Duration;
 
 use super::memory::Pages;
+use super::signal;
 
 /// What a child's exit code is when it could not execute; as shells have it.
 pub(super) const NOT_EXECUTED: i32 = 127;
@@ -63,6 +64,9 @@ pub(super) fn filled(prefix: &str, mut bytes: usize) -> Vec<CString> {
     }
     strings
 }
+
+/// How long a waiting child may not notice that the generator is told to stop.
+const NAP_NS: u64 = 100_000_000;
 
 /// What parent and child tell each other, in memory that both have.
 #[repr(C)]
@@ -163,14 +167,17 @@ impl Life {
         while self.waits && gate.released.load(SeqCst) == 0 {
             wait(&gate.released, 0, Duration::from_secs(1));
         }
-        if self.hold_ns > 0 {
-            let time =
-                [(self.hold_ns / 1_000_000_000) as i64, (self.hold_ns % 1_000_000_000) as i64];
+        let mut left = self.hold_ns;
+        // A thread is not told of signals that another one takes.
+        while left > 0 && !signal::stopped() {
+            let nap = left.min(NAP_NS);
+            let time = [0, nap as i64];
             let clock = libc::CLOCK_MONOTONIC as usize;
             // SAFETY: the time is readable; what a signal leaves of it is not asked for.
-            unsafe {
-                syscall(libc::SYS_clock_nanosleep, [clock, 0, time.as_ptr() as usize, 0, 0]);
-            }
+            let outcome = unsafe {
+                syscall(libc::SYS_clock_nanosleep, [clock, 0, time.as_ptr() as usize, 0, 0])
+            };
+            left = if outcome == 0 { left - nap } else { 0 };
         }
         gate.reach(LEAVING);
     }

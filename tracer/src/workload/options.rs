@@ -316,12 +316,13 @@ impl Options {
     /// children share the same pages, or when turns with and without a copy of the memory
     /// leave pages to each other.
     pub(super) fn writes_are_foreseen(&self) -> bool {
-        if self.writes.amount.is_none() && self.child.writes.is_none() {
-            return true;
-        }
         let shares = |part: &Part| part.kind.shares_memory(self.flags(part.kind));
-        let first = self.parts.first().map(shares);
-        self.load.concurrency == 1 && self.parts.iter().all(|part| Some(shares(part)) == first)
+        let all = self.parts.iter().all(shares);
+        if self.load.concurrency > 1 {
+            return all;
+        }
+        let writes = !(self.writes.amount.is_none() && self.child.writes.is_none());
+        !writes || all || !self.parts.iter().any(shares)
     }
 
     /// Refuses what cannot be done here, before anything is made.

@@ -123,9 +123,9 @@ fn words(lab: &Lab, rss: u64, rate: u64) -> Vec<String> {
         ["snapshot", "--huge-pages", "never", "--rss"].map(String::from).into();
     words.extend([size(rss), "--rate".into(), rate.to_string()]);
     words.extend(["--arrival", "poisson", "--count"].map(String::from));
-    words.push(lab.pick("3", "5").into());
-    // As from a disk: half a gigabyte a second.
-    words.extend(["--hold".into(), format!("{}ms", rss / 500_000)]);
+    words.push(lab.pick("5", "3").into());
+    // As to a disk: a gigabyte a second.
+    words.extend(["--hold".into(), format!("{}ms", rss / 1_000_000)]);
     words
 }
 

@@ -23,6 +23,7 @@ pub mod claims;
 pub mod experiments;
 pub mod fit;
 pub mod lab;
+mod noise;
 pub mod outcome;
 pub mod page;
 pub mod plot;
@@ -33,6 +34,7 @@ pub mod text;
 
 pub use self::experiments::{ALL, Experiment};
 pub use self::lab::{Lab, Traced};
+use self::noise::Noise;
 pub use self::outcome::{Axis, Cell, Column, Outcome, Plot, Series, Unit};
 
 /// The version of the JSON objects.
@@ -167,8 +169,12 @@ pub fn run(flags: &Bench) -> Result<u8, Failure> {
     let (mut outcomes, mut failed) = (Vec::new(), Vec::new());
     for one in ALL.iter().filter(|one| shown(one) || needed(one)) {
         lab.progress.begin(one.name);
-        let found = (one.run)(&lab);
+        let before = Noise::now();
+        let mut found = (one.run)(&lab);
         lab.progress.clear();
+        if let (Ok(outcome), Some(before), Some(after)) = (&mut found, before, Noise::now()) {
+            outcome.notes.extend(after.note_since(before));
+        }
         if let Err(failure) = &found {
             if matches!(failure.why, Why::Stopped { .. }) {
                 return Err(failure.clone());

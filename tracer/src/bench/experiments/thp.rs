@@ -11,7 +11,7 @@ use super::seen::{Seen, by_hand_traced, no_tracer, number, traced};
 use super::tools::{MIB, Paper, call, command, ns, p50, size, times, workload};
 use crate::{
     bench::{Lab, Outcome, Unit, text::binary},
-    failure::Failure,
+    failure::{Failure, Why},
     workload::Truth,
 };
 
@@ -21,11 +21,10 @@ const ENOUGH: f64 = 0.9;
 
 /// Makes it.
 pub fn run(lab: &Lab) -> Result<Outcome, Failure> {
-    let wanted = lab.pick(256, 4096) * MIB;
-    let sizes = [64 * MIB, 256 * MIB, 512 * MIB, 1024 * MIB, 2048 * MIB, 4096 * MIB];
-    let (sizes, _) = lab.sizes(&sizes, 2);
-    let bytes = sizes.into_iter().filter(|&bytes| bytes <= wanted).max().unwrap_or(16 * MIB);
-    let writes = bytes / HUGE;
+    let wanted: Vec<u64> =
+        lab.pick(&[64, 256][..], &[256, 1024, 4096]).iter().map(|mib| mib * MIB).collect();
+    let (sizes, short) = lab.sizes(&wanted, 2);
+    let bytes = sizes.last().copied().unwrap_or(16 * MIB);
     let mut paper = Paper::new(
         "thp",
         format!("fork of {}, then a write to every 2 MiB of it", size(bytes)),
@@ -41,86 +40,139 @@ pub fn run(lab: &Lab) -> Result<Outcome, Failure> {
             ("bytes_per_copy", "bytes each", Unit::Bytes),
         ],
     );
+    paper.note(short);
     paper.figure("bytes", bytes as f64);
-    paper.figure("writes", writes as f64);
-    let seconds = lab.pick("400ms", "4s");
-    lab.progress.steps(4);
-    let mut forks = Vec::new();
-    let mut seen = Vec::new();
-    for (key, name, flag) in [("huge", "2 MiB", "always"), ("small", "4 KiB", "never")] {
-        let memory = format!("--rss {}MiB --huge-pages {flag}", bytes / MIB);
-        lab.progress.step(&format!("fork, pages of {name}"));
-        let alone = format!("fork {memory} --warm-up 2 --duration {seconds}");
-        let truth = workload(lab, &alone)?;
-        paper.command(command(&alone));
-        let p50 = p50(call(&truth, 0)?);
-        let share = (truth.parent.huge_bytes as f64 / bytes as f64).min(1.0);
-        lab.progress.step(&format!("first writes, pages of {name}"));
-        // Once: a huge page that has been written to is a huge page no more.
-        let written = format!("fork {memory} --count 1 --parent-writes {writes} --pattern strided");
-        let (truth, copies) = watched(lab, &written)?;
-        paper.command(match lab.tracer {
-            Ok(()) => by_hand_traced("cow", &written.split(' ').collect::<Vec<_>>()),
-            Err(_) => command(&written),
-        });
-        let write = &truth.parent_write;
-        for (figure, value) in [
-            ("fork_p50_ns", Some(p50)),
-            ("huge_share", Some(share)),
-            ("page_table_bytes", Some(truth.parent.page_table_bytes as f64)),
-            ("write_p50_ns", write.p50_ns.map(|ns| ns as f64)),
-            ("pages_copied", copies.map(|c| c.pages as f64)),
-            ("bytes_copied", copies.map(|c| c.bytes as f64)),
-            ("bytes_per_copy", copies.and_then(Copies::each)),
-            ("huge_splits", copies.map(|c| c.splits as f64)),
-        ] {
-            paper.figure(format!("{figure}.{key}"), value);
+    paper.figure("writes", (bytes / HUGE) as f64);
+    lab.progress.steps(2 * (sizes.len() + 1));
+    let small = measure(lab, &mut paper, &sizes, ("small", "4 KiB", "never"))?;
+    let enabled = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
+    let huge = match enabled {
+        Ok(enabled) if !enabled.contains("[never]") => {
+            Some(measure(lab, &mut paper, &sizes, ("huge", "2 MiB", "always"))?)
         }
-        paper.row([
-            name.into(),
-            share.into(),
-            truth.parent.page_table_bytes.into(),
-            p50.into(),
-            write.count.into(),
-            write.p50_ns.into(),
-            write.p99_ns.into(),
-            copies.map(|c| c.pages).into(),
-            copies.and_then(Copies::each).into(),
-        ]);
-        forks.push(p50);
-        seen.push((share, write.p50_ns.unwrap_or(0) as f64, copies));
-    }
+        _ => None,
+    };
     paper.note(no_tracer(lab).unwrap_or_else(|| {
         "a dozen pages more than were written: stacks and the like, copied by either side".into()
     }));
-    let (share, huge_write, copies) = seen[0];
-    let small_write = seen[1].1;
-    if share < ENOUGH {
-        paper.note(format!(
-            "only {:.0} % of the memory came in huge pages although they were asked for: memory is \
-             fragmented, or they are switched off (/sys/kernel/mm/transparent_hugepage)",
-            share * 100.0
-        ));
-        return Ok(paper.verdict(format!(
+    let lines = [Some(("4 KiB pages", &small)), huge.as_ref().map(|huge| ("huge pages", huge))];
+    paper.plot(
+        ("memory of the parent", Unit::Bytes, true),
+        ("fork, median", Unit::Ns, true),
+        lines.into_iter().flatten().map(|(name, one)| (name.to_string(), one.forks.clone())),
+    );
+    let verdict = verdict(&mut paper, bytes, &small, huge.as_ref());
+    Ok(paper.verdict(verdict))
+}
+
+/// What was found with pages of one size.
+struct Found {
+    /// Medians by size.
+    forks: Vec<(f64, f64)>,
+    fork: f64,
+    /// Of the memory, what is in huge pages.
+    share: f64,
+    write: f64,
+    copies: Option<Copies>,
+}
+
+fn measure(
+    lab: &Lab,
+    paper: &mut Paper,
+    sizes: &[u64],
+    (key, name, flag): (&str, &'static str, &str),
+) -> Result<Found, Failure> {
+    let seconds = lab.pick("300ms", "4s");
+    let mut forks = Vec::new();
+    let mut last = None;
+    for &bytes in sizes {
+        lab.progress.step(&format!("fork of {}, pages of {name}", size(bytes)));
+        let words = format!(
+            "fork --rss {}MiB --huge-pages {flag} --warm-up 2 --duration {seconds}",
+            bytes / MIB
+        );
+        let truth = workload(lab, &words)?;
+        forks.push((bytes as f64, p50(call(&truth, 0)?)));
+        last = Some((bytes, truth.parent, words));
+    }
+    let (bytes, parent, alone) =
+        last.ok_or_else(|| Failure::new(Why::Failed, "there is too little memory for it"))?;
+    paper.command(command(&alone));
+    let fork = forks.last().map_or(0.0, |last| last.1);
+    let share = (parent.huge_bytes as f64 / bytes as f64).min(1.0);
+    lab.progress.step(&format!("first writes, pages of {name}"));
+    // Once: a huge page that has been written to is a huge page no more.
+    let words = format!(
+        "fork --rss {}MiB --huge-pages {flag} --count 1 --parent-writes {} --pattern strided",
+        bytes / MIB,
+        bytes / HUGE
+    );
+    let (truth, copies) = watched(lab, &words)?;
+    paper.command(match lab.tracer {
+        Ok(()) => by_hand_traced("cow", &words.split(' ').collect::<Vec<_>>()),
+        Err(_) => command(&words),
+    });
+    let write = &truth.parent_write;
+    for (figure, value) in [
+        ("fork_p50_ns", Some(fork)),
+        ("huge_share", Some(share)),
+        ("page_table_bytes", Some(parent.page_table_bytes as f64)),
+        ("write_p50_ns", write.p50_ns.map(|ns| ns as f64)),
+        ("pages_copied", copies.map(|c| c.pages as f64)),
+        ("bytes_copied", copies.map(|c| c.bytes as f64)),
+        ("bytes_per_copy", copies.and_then(Copies::each)),
+        ("huge_splits", copies.map(|c| c.splits as f64)),
+    ] {
+        paper.figure(format!("{figure}.{key}"), value);
+    }
+    paper.row([
+        name.into(),
+        share.into(),
+        parent.page_table_bytes.into(),
+        fork.into(),
+        write.count.into(),
+        write.p50_ns.into(),
+        write.p99_ns.into(),
+        copies.map(|c| c.pages).into(),
+        copies.and_then(Copies::each).into(),
+    ]);
+    Ok(Found { forks, fork, share, write: p50(write), copies })
+}
+
+fn verdict(paper: &mut Paper, bytes: u64, small: &Found, huge: Option<&Found>) -> String {
+    let Some(huge) = huge.filter(|huge| huge.share >= ENOUGH) else {
+        paper.note(match huge {
+            None => {
+                "huge pages are switched off (/sys/kernel/mm/transparent_hugepage/enabled)".into()
+            }
+            Some(huge) => format!(
+                "only {:.0} % of the memory came in huge pages although they were asked for: free \
+                 memory is too fragmented",
+                huge.share * 100.0
+            ),
+        });
+        return format!(
             "no huge pages to be had here; fork of {} in 4 KiB pages takes {}",
             size(bytes),
-            ns(forks[1])
-        )));
-    }
-    paper.figure("fork_ratio", forks[1] / forks[0]);
-    let copied = copies
+            ns(small.fork)
+        );
+    };
+    let ratio = small.fork / huge.fork;
+    paper.figure("fork_ratio", ratio);
+    let copied = huge
+        .copies
         .and_then(Copies::each)
-        .map_or_else(String::new, |each| format!(", which copies {}, not 2 MiB", binary(each)));
-    Ok(paper.verdict(format!(
-        "fork of {}: {} with huge pages, {} without ({}); the first write to one costs {}{copied}, \
-         to a small page {}",
+        .map_or_else(String::new, |each| format!(" and copies {}, not 2 MiB", binary(each)));
+    format!(
+        "fork of {}: {} with huge pages, {} without ({}); the first write to a huge page takes \
+         {}{copied}; to a small one {}",
         size(bytes),
-        ns(forks[0]),
-        ns(forks[1]),
-        times(forks[1] / forks[0]),
-        ns(huge_write),
-        ns(small_write)
-    )))
+        ns(huge.fork),
+        ns(small.fork),
+        times(ratio),
+        ns(huge.write),
+        ns(small.write)
+    )
 }
 
 /// What the tracer saw copied.

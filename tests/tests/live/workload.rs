@@ -191,7 +191,9 @@ fn what_it_is_asked_for_is_had_or_refused() {
     assert_eq!(logged["latency"].number("count"), 40);
     assert_eq!(lines.iter().filter(|line| line["timed"] == true).count(), 40);
     for line in &lines {
-        assert_eq!(line.number("pid"), logged.number("pid"));
+        assert_eq!(line.number("parent_pid"), logged.number("pid"));
+        let is_thread = line.text("door") == "thread";
+        assert_eq!(line.number("pid") == logged.number("pid"), is_thread, "{line}");
         assert!(line.number("t0_ns") < line.number("t1_ns"), "{line}");
         assert!(line.number("t1_ns") <= line.number("collected_ns"), "{line}");
     }

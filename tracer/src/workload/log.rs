@@ -19,22 +19,27 @@ pub(super) struct Log {
     epoch: (Instant, u64),
 }
 
-/// One spawn: `pid` and `tid` of the caller, `child` 0 where the libc does not tell; the times
-/// are `CLOCK_MONOTONIC` before and after the creating call.
+/// One spawn. The times are `CLOCK_MONOTONIC`.
 #[derive(Serialize)]
 pub(super) struct Line<'a> {
-    pub pid: u32,
-    pub tid: u32,
-    pub child: u32,
+    /// The task that was made: its process and itself; null where the libc does not tell.
+    pub pid: Option<u32>,
+    pub tid: Option<u32>,
+    /// The call, by the generator's name for it, and by the tracer's for what it makes.
+    pub door: &'a str,
     pub mechanism: &'a str,
-    pub door: Option<&'a str>,
+    /// Before and after the call.
     pub t0_ns: u64,
     pub t1_ns: u64,
     /// When it was to begin: open loop only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub due_ns: Option<u64>,
-    /// When the child was collected.
+    /// When the task was collected.
     pub collected_ns: u64,
+    /// Who made it.
+    pub parent_pid: u32,
+    pub parent_tid: u32,
+    /// False in the warm-up.
     pub timed: bool,
 }
 
@@ -76,15 +81,16 @@ impl Log {
     pub fn saves(&self, saves: &[Save]) -> Result<()> {
         for save in saves {
             self.write(&Line {
-                pid: std::process::id(),
-                tid: std::process::id(),
-                child: save.pid as u32,
+                pid: Some(save.pid as u32),
+                tid: Some(save.pid as u32),
+                door: "fork",
                 mechanism: "fork",
-                door: None,
                 t0_ns: save.began,
                 t1_ns: save.returned,
                 due_ns: None,
                 collected_ns: save.ended,
+                parent_pid: std::process::id(),
+                parent_tid: std::process::id(),
                 timed: true,
             })?;
         }

@@ -207,12 +207,16 @@ impl Born {
         }
     }
 
-    /// Waits for the task's end; its id, and how it ended. `lingers`: it may take long, and
+    /// Waits for the task's end; its id (where the libc tells), and how it ended. `lingers`: it may take long, and
     /// is killed when the generator is told to stop.
     ///
     /// # Errors
     /// When it ended in a way that none of ours should.
-    pub fn collect(self, child: Child, lingers: Option<&signal::Slot>) -> Result<(u32, Ending)> {
+    pub fn collect(
+        self,
+        child: Child,
+        lingers: Option<&signal::Slot>,
+    ) -> Result<(Option<u32>, Ending)> {
         match self {
             Self::Process(pid) => {
                 if let Some(slot) = lingers {
@@ -221,7 +225,7 @@ impl Born {
                     ended(pid, 0);
                     slot.clear();
                 }
-                Ok((pid as u32, judge(wait(pid)?, child)?))
+                Ok((Some(pid as u32), judge(wait(pid)?, child)?))
             }
             Self::Piped(pipe) => {
                 // SAFETY: the stream came from `popen` and is closed once.
@@ -230,17 +234,17 @@ impl Born {
                     return Err(io::Error::last_os_error())
                         .context("pclose: cannot tell how the shell ended; try again");
                 }
-                Ok((0, judge(status, child)?))
+                Ok((None, judge(status, child)?))
             }
-            Self::Ended(status) => Ok((0, judge(status, child)?)),
+            Self::Ended(status) => Ok((None, judge(status, child)?)),
             Self::Thread(handle) => {
                 let tid =
                     thread::join(handle).context("pthread_join: the thread was lost; try again")?;
-                Ok((tid as u32, Ending::Exited))
+                Ok((Some(tid as u32), Ending::Exited))
             }
             Self::Task(tid) => {
                 thread::await_gone(tid);
-                Ok((tid as u32, Ending::Exited))
+                Ok((Some(tid as u32), Ending::Exited))
             }
         }
     }

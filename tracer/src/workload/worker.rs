@@ -252,15 +252,16 @@ impl<'a> Worker<'a> {
         }
         if let Some(log) = self.site.log {
             log.write(&Line {
-                pid: std::process::id(),
-                tid: thread::gettid() as u32,
-                child: id,
+                pid: id.map(|id| if life.thread { std::process::id() } else { id }),
+                tid: id,
+                door: kind.name(),
                 mechanism: kind.mechanism(flags).name(),
-                door: kind.door().and_then(|door| door.name()),
                 t0_ns: log.at(start),
                 t1_ns: log.at(called),
                 due_ns: turn.intended.map(|due| log.at(due)),
                 collected_ns: log.at(collected),
+                parent_pid: std::process::id(),
+                parent_tid: thread::gettid() as u32,
                 timed: turn.timed,
             })?;
         }

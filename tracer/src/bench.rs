@@ -124,14 +124,14 @@ fn object(one: &Experiment, found: &Result<Outcome, Failure>, machine: &Machine)
         Ok(outcome) => {
             let rows = outcome.rows.iter().map(|row| {
                 let keys = outcome.columns.iter().map(|column| column.key.to_string());
-                Value::Object(keys.zip(row.iter().map(|cell| json!(cell))).collect::<Map<_, _>>())
+                Value::Object(keys.zip(row.iter().map(value)).collect::<Map<_, _>>())
             });
             json!({
                 "title": outcome.title,
                 "columns": outcome.columns,
                 "rows": rows.collect::<Vec<_>>(),
                 "verdict": outcome.verdict,
-                "figures": outcome.figures,
+                "figures": outcome.figures.iter().map(|(k, v)| (k.clone(), whole(*v))).collect::<Map<_, _>>(),
                 "notes": outcome.notes,
                 "plot": outcome.plot,
                 "commands": outcome.commands,
@@ -142,6 +142,19 @@ fn object(one: &Experiment, found: &Result<Outcome, Failure>, machine: &Machine)
         object.extend(more);
     }
     object
+}
+
+fn value(cell: &Cell) -> Value {
+    match cell {
+        Cell::Number(number) => whole(*number),
+        other => json!(other),
+    }
+}
+
+/// `1024`, not `1024.0`: readers of counts and bytes expect integers.
+fn whole(number: f64) -> Value {
+    const EXACT: f64 = (1_u64 << 53) as f64;
+    if number.fract() == 0.0 && number.abs() < EXACT { json!(number as i64) } else { json!(number) }
 }
 
 /// Runs it; 1 when an experiment failed.
@@ -224,4 +237,24 @@ fn picture(dir: &Path, outcome: &Outcome) -> Result<(), Failure> {
         let what = format!("--svg {}: {e}; make room or give another folder", dir.display());
         Failure::new(Why::Failed, what)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_numbers_are_integers() {
+        for (cell, text) in [
+            (Cell::Number(1024.0), "1024"),
+            (Cell::Number(-3.0), "-3"),
+            (Cell::Number(0.5), "0.5"),
+            (Cell::Number(1e300), "1e+300"),
+            (Cell::Number(f64::NAN), "null"),
+            (Cell::None, "null"),
+            ("a\"b".into(), "\"a\\\"b\""),
+        ] {
+            assert_eq!(value(&cell).to_string(), text);
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! The live tests, a file for each promise. One program: ten would take ten times as long to
 //! link, and could not see to it that only one measures at a time.
 
+mod bench;
 mod bench_traced;
 mod command;
 mod cow;

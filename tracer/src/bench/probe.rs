@@ -9,6 +9,7 @@ use crate::failure::{Failure, Why};
 
 mod child;
 mod exec;
+mod frozen;
 mod pages;
 mod proc;
 mod redis;
@@ -33,6 +34,8 @@ pub enum Probe {
         /// Parents' memory, in MiB
         mebibytes: Vec<u64>,
     },
+    /// Who stands still while a vfork child gets ready to execute something, and until when
+    Frozen,
     /// What exec leaves of a process, and when it returns
     Exec {
         /// Its memory, in MiB
@@ -77,8 +80,12 @@ pub enum Probe {
         /// How many forks
         forks: u64,
     },
-    /// Nothing: a program to be executed
-    Nothing,
+    /// Nothing, for a while: a program to be executed
+    Nothing {
+        /// How long
+        #[arg(default_value_t = 0)]
+        milliseconds: u64,
+    },
 }
 
 /// Runs it in this process, which may fork and execute itself.
@@ -91,6 +98,7 @@ pub fn run(probe: &Probe) -> Result<(), Failure> {
     let found = match probe {
         Probe::Pages { mebibytes } => pages::probe(mebibytes << 20),
         Probe::Tables { mebibytes } => tables::probe(mebibytes),
+        Probe::Frozen => frozen::probe(),
         Probe::Exec { mebibytes } => exec::probe(mebibytes << 20),
         Probe::ExecDone { before } => exec::done(before),
         Probe::Shares => shares::probe(),
@@ -103,7 +111,10 @@ pub fn run(probe: &Probe) -> Result<(), Failure> {
         Probe::Sibling { touch, mebibytes, forks } => {
             sibling::probe(*touch, mebibytes << 20, *forks)
         }
-        Probe::Nothing => return Ok(()),
+        Probe::Nothing { milliseconds } => {
+            std::thread::sleep(std::time::Duration::from_millis(*milliseconds));
+            return Ok(());
+        }
     };
     let found = found.map_err(|e| Failure::new(Why::Failed, format!("probe: {e:#}")))?;
     let _ = writeln!(std::io::stdout(), "{found}");

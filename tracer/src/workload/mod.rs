@@ -9,14 +9,13 @@
 //! * What a libc does by itself (a `clone3` that it tries and answers with
 //!   `clone`) cannot be seen from here and is not in the account.
 //!
-//! `options` says what is asked for, `check` what is refused of it. `pace` hands out the calls to be made to `worker`s;
+//! `options` says what is asked for. `pace` hands out the calls to be made to `worker`s;
 //! each makes a task (`make`: the creating calls; `raw`: those that must not go through a
 //! libc; `thread`), which does its work (`life`) while the parent does its own (`writes`).
 //! `memory` is what a fork has to copy, `parent` what else it meets; `truth` is the account.
 //! `snapshot` is a server that forks to save.
 
 mod account;
-mod check;
 mod elf;
 mod flags;
 mod kind;

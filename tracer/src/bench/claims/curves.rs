@@ -1,0 +1,317 @@
+//! Claims about how a cost follows the parent's size.
+
+use super::verdict::{Figures, Ruling, Verdict};
+use crate::bench::{Unit, experiments::tools::shown, fit::rises_to, text::number};
+
+/// What was measured with one size of parent.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Point {
+    /// Memory that the parent was given, in bytes: its data.
+    pub data: u64,
+    /// A median in nanoseconds, or a ratio.
+    pub value: f64,
+}
+
+/// By size, which rises.
+pub type Curve = Vec<Point>;
+
+/// "4–5 times": what rounds to 4 or 5.
+const FOUR: f64 = 3.5;
+const FIVE: f64 = 5.5;
+
+/// "As efficient": within a tenth, which is what medians of the same thing differ here.
+const AS_EFFICIENT: f64 = 1.1;
+
+/// "Depends on the size": at the largest it is so many times what it is at the smallest.
+const DEPENDS: f64 = 2.0;
+
+/// "Costs like": within a half.
+const ALIKE: f64 = 1.5;
+
+fn ns(value: f64) -> String {
+    number(value, Unit::Ns)
+}
+
+fn bytes(value: f64) -> String {
+    number(value, Unit::Bytes)
+}
+
+fn times(value: f64) -> String {
+    // One decimal would hide on which side of a tenth it is.
+    if value < 1.995 { format!("{value:.2}×") } else { number(value, Unit::Ratio) }
+}
+
+/// `with 16 MiB`
+fn with(point: &Point) -> String {
+    match point.data {
+        0 => "without data".into(),
+        data => format!("with {}", bytes(data as f64)),
+    }
+}
+
+/// How many times the one is the other, at the sizes that both have.
+fn ratio(one: &Curve, other: &Curve) -> Result<Curve, String> {
+    let pairs = one.iter().filter_map(|point| {
+        let value = point.value / other.iter().find(|other| other.data == point.data)?.value;
+        (value.is_finite() && value > 0.0).then_some(Point { value, ..*point })
+    });
+    let ratios: Curve = pairs.collect();
+    ends(&ratios)?;
+    Ok(ratios)
+}
+
+fn ends(curve: &Curve) -> Result<(Point, Point), String> {
+    match curve[..] {
+        [first, .., last] => Ok((first, last)),
+        _ => Err("measured with one size of parent only: there is too little memory".into()),
+    }
+}
+
+fn value_at(curve: &Curve, data: u64) -> f64 {
+    curve.iter().find(|point| point.data == data).map_or(f64::NAN, |point| point.value)
+}
+
+/// Where it comes to a level, in bytes of data; as the experiments find it.
+fn crossing(curve: &Curve, level: f64) -> Option<f64> {
+    let points: Vec<_> = curve.iter().map(|point| (shown(point.data), point.value)).collect();
+    rises_to(&points, level)
+}
+
+/// `1.1× with no data, 9.5× with 64 MiB, …`
+fn told(ratios: &Curve) -> String {
+    let list = ratios.iter().map(|point| format!("{} {}", times(point.value), with(point)));
+    list.collect::<Vec<_>>().join(", ")
+}
+
+/// `NAME.16MiB`, as experiments name theirs.
+fn by_size(figures: &mut Figures, name: &str, curve: &Curve) {
+    for point in curve {
+        figures.add(format!("{name}.{}MiB", point.data >> 20), point.value);
+    }
+}
+
+/// 4: vfork is 4–5 times faster than fork. The same work both ways: from the call until the child
+/// has executed something and was collected.
+pub fn four_to_five(fork: &Curve, vfork: &Curve) -> Result<Ruling, String> {
+    let ratios = ratio(fork, vfork)?;
+    let (first, last) = ends(&ratios)?;
+    let is = |point: &Point| (FOUR..FIVE).contains(&point.value);
+    let verdict = if ratios.iter().all(is) {
+        Verdict::Holds
+    } else if is(&first) {
+        crossing(&ratios, FIVE).map_or(Verdict::Not, Verdict::UpTo)
+    } else {
+        let end = || crossing(&ratios, 5.0).unwrap_or(last.data as f64);
+        let begin = crossing(&ratios, 4.0).filter(|_| first.value < FOUR);
+        begin.map_or(Verdict::Not, |begin| Verdict::Between(begin, end()))
+    };
+    let mut figures = Figures::default();
+    by_size(&mut figures, "fork_vfork_ratio", &ratios);
+    let mut evidence = format!("fork+exec takes {} of vfork+exec", told(&ratios));
+    if let Verdict::Between(begin, end) = verdict {
+        figures.add("from_bytes", begin).add("to_bytes", end);
+        evidence.push_str(&format!("; 4–5× from {} to {}", bytes(begin), bytes(end)));
+    }
+    if let Verdict::UpTo(end) = verdict {
+        figures.add("to_bytes", end);
+    }
+    Ok(Ruling { figures, evidence, verdict })
+}
+
+/// 5: fork+exec is today as efficient as vfork+exec. The same curves.
+pub fn as_efficient(fork: &Curve, vfork: &Curve) -> Result<Ruling, String> {
+    let ratios = ratio(fork, vfork)?;
+    let (first, _) = ends(&ratios)?;
+    let verdict = match crossing(&ratios, AS_EFFICIENT) {
+        _ if first.value > AS_EFFICIENT => Verdict::Not,
+        Some(end) => Verdict::UpTo(end),
+        None => Verdict::Holds,
+    };
+    let mut figures = Figures::default();
+    by_size(&mut figures, "fork_vfork_ratio", &ratios);
+    if let Verdict::UpTo(end) = verdict {
+        figures.add("up_to_bytes", end);
+    }
+    let evidence = format!(
+        "from the call to the reaped child fork+exec takes {} (as efficient: within {AS_EFFICIENT}×)",
+        told(&ratios)
+    );
+    Ok(Ruling { figures, evidence, verdict })
+}
+
+/// 6: vfork's gain depends on the size of the parent's data.
+pub fn gain_depends(fork: &Curve, vfork: &Curve) -> Result<Ruling, String> {
+    let ratios = ratio(fork, vfork)?;
+    let (first, last) = ends(&ratios)?;
+    let saved = |at: Point| value_at(fork, at.data) - value_at(vfork, at.data);
+    let (least, most) = (saved(first), saved(last));
+    let told = |saved: f64, at: &Point| {
+        let saved = if saved < 0.0 { "nothing".to_owned() } else { ns(saved) };
+        format!("{saved} ({}) {}", times(at.value), with(at))
+    };
+    Ok(Ruling::plain(
+        last.value >= DEPENDS * first.value && most > least,
+        [
+            ("smallest_data_bytes", first.data as f64),
+            ("gain_at_smallest_ns", least),
+            ("ratio_at_smallest", first.value),
+            ("largest_data_bytes", last.data as f64),
+            ("gain_at_largest_ns", most),
+            ("ratio_at_largest", last.value),
+        ],
+        format!("vfork saves {}, {}", told(least, &first), told(most, &last)),
+    ))
+}
+
+/// 8: thread creation does not depend on the parent's memory.
+pub fn threads_flat(thread: &Curve, fork: &Curve) -> Result<Ruling, String> {
+    let (first, last) = ends(thread)?;
+    let (small, large) = ends(fork)?;
+    Ok(Ruling::plain(
+        last.value < DEPENDS * first.value,
+        [
+            ("smallest_data_bytes", first.data as f64),
+            ("thread_at_smallest_ns", first.value),
+            ("largest_data_bytes", last.data as f64),
+            ("thread_at_largest_ns", last.value),
+            ("fork_at_smallest_ns", small.value),
+            ("fork_at_largest_ns", large.value),
+        ],
+        format!(
+            "a thread takes {} {}, {} {}; fork goes from {} to {}",
+            ns(first.value),
+            with(&first),
+            ns(last.value),
+            with(&last),
+            ns(small.value),
+            ns(large.value)
+        ),
+    ))
+}
+
+/// 10: `posix_spawn` costs like vfork+exec, not like fork+exec: cycles at the largest size.
+pub fn spawn_like_vfork(spawn: &Curve, fork: &Curve, vfork: &Curve) -> Result<Ruling, String> {
+    let (to_vfork, of_fork) = (ratio(spawn, vfork)?, ratio(fork, spawn)?);
+    let (near, far) = (ends(&to_vfork)?.1, ends(&of_fork)?.1);
+    if near.value < ALIKE && far.value < ALIKE {
+        let what = "fork+exec costs no more than vfork+exec with the largest parent that fits here";
+        return Err(what.into());
+    }
+    let at = |curve| value_at(curve, near.data);
+    let (spawn, vfork, fork) = (at(spawn), at(vfork), at(fork));
+    Ok(Ruling::plain(
+        near.value < ALIKE && near.value > 1.0 / ALIKE && far.value >= ALIKE,
+        [
+            ("data_bytes", near.data as f64),
+            ("posix_spawn_ns", spawn),
+            ("vfork_exec_ns", vfork),
+            ("fork_exec_ns", fork),
+            ("posix_spawn_per_vfork_exec", near.value),
+            ("fork_exec_per_posix_spawn", far.value),
+        ],
+        format!(
+            "{}, from the call to the reaped child: posix_spawn {}, vfork+exec {}, fork+exec {}",
+            with(&near),
+            ns(spawn),
+            ns(vfork),
+            ns(fork)
+        ),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const M: f64 = 1048576.0;
+
+    fn curve(values: [f64; 3]) -> Curve {
+        let point = |(mib, value)| Point { data: mib << 20, value };
+        [0_u64, 64, 1024].into_iter().zip(values).map(point).collect()
+    }
+
+    const FLAT: [f64; 3] = [100.0, 100.0, 100.0];
+
+    fn check(found: Result<Ruling, String>, expected: &str) {
+        let ruling = found.unwrap();
+        assert_eq!(ruling.verdict.words(), expected, "{}", ruling.evidence);
+        assert!(ruling.figures.len() >= 2, "{ruling:?}");
+    }
+
+    #[test]
+    fn vfork_is_four_to_five_times_faster_or_not() {
+        for (fork, expected) in [
+            ([400.0, 450.0, 500.0], "holds"),
+            ([350.0, 450.0, 549.0], "holds"),
+            ([349.0, 450.0, 549.0], "holds at one size only"),
+            ([400.0, 545.0, 5000.0], "holds up to 64 MiB"),
+            ([110.0, 900.0, 7000.0], "holds at one size only"),
+            ([110.0, 120.0, 340.0], "does not hold here"),
+            ([551.0, 900.0, 7000.0], "does not hold here"),
+        ] {
+            check(four_to_five(&curve(fork), &curve(FLAT)), expected);
+        }
+        let between = four_to_five(&curve([110.0, 900.0, 7000.0]), &curve(FLAT)).unwrap();
+        let Verdict::Between(from, to) = between.verdict else { panic!("{between:?}") };
+        assert!(
+            (12.0..14.0).contains(&(from / M)) && (18.0..22.0).contains(&(to / M)),
+            "{from} {to}"
+        );
+    }
+
+    #[test]
+    fn as_efficient_is_within_a_tenth() {
+        for (fork, expected) in [
+            ([100.0, 105.0, 109.0], "holds"),
+            ([100.0, 109.0, 111.0], "holds up to 256 MiB"),
+            ([100.0, 250.0, 2000.0], "holds up to 2 MiB"),
+            ([111.0, 250.0, 2000.0], "does not hold here"),
+        ] {
+            check(as_efficient(&curve(fork), &curve(FLAT)), expected);
+        }
+    }
+
+    #[test]
+    fn a_gain_depends_on_size_or_not() {
+        for (fork, expected) in [
+            ([110.0, 150.0, 220.0], "holds"),
+            ([110.0, 150.0, 219.0], "does not hold here"),
+            ([90.0, 800.0, 9000.0], "holds"),
+        ] {
+            check(gain_depends(&curve(fork), &curve(FLAT)), expected);
+        }
+    }
+
+    #[test]
+    fn threads_are_flat_or_not() {
+        for (thread, expected) in
+            [([20.0, 25.0, 39.0], "holds"), ([20.0, 25.0, 40.0], "does not hold here")]
+        {
+            check(threads_flat(&curve(thread), &curve([100.0, 900.0, 9000.0])), expected);
+        }
+    }
+
+    #[test]
+    fn posix_spawn_is_like_the_one_or_the_other() {
+        for (spawn, fork, expected) in [
+            ([100.0, 110.0, 149.0], [120.0, 300.0, 4000.0], Some("holds")),
+            ([100.0, 110.0, 151.0], [120.0, 300.0, 4000.0], Some("does not hold here")),
+            ([100.0, 300.0, 3900.0], [120.0, 300.0, 4000.0], Some("does not hold here")),
+            ([100.0, 100.0, 60.0], [120.0, 300.0, 4000.0], Some("does not hold here")),
+            ([100.0, 100.0, 100.0], [120.0, 120.0, 149.0], None),
+        ] {
+            let found = spawn_like_vfork(&curve(spawn), &curve(fork), &curve(FLAT));
+            match expected {
+                Some(expected) => check(found, expected),
+                None => assert!(found.is_err(), "{found:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn one_size_is_too_few() {
+        let one = curve(FLAT)[..1].to_vec();
+        assert!(four_to_five(&one, &one).is_err());
+        assert!(threads_flat(&one, &one).is_err());
+    }
+}

@@ -3,6 +3,7 @@
 
 mod bench;
 mod bench_traced;
+mod claims;
 mod command;
 mod cow;
 mod cow_apps;

@@ -37,6 +37,9 @@ const MOST_CALM: u64 = 1_000_000_000;
 /// The server looks after its child at least so often.
 const GLANCE: u64 = 1_000_000;
 
+/// A save is put off so long at most while requests are due.
+const PATIENCE: u64 = 100_000_000;
+
 /// Times that may wait for their histogram.
 const LOGGED: usize = 1 << 20;
 
@@ -101,6 +104,8 @@ pub(super) struct Served {
 pub(super) struct Save {
     /// The child.
     pub pid: libc::pid_t,
+    /// When it was decided on: what is due from here on waits for the fork.
+    pub decided: u64,
     /// When the fork began.
     pub began: u64,
     /// When it returned.
@@ -238,8 +243,9 @@ impl<'a> Server<'a> {
                 if at >= end_at {
                     break;
                 }
-                if at >= save_at {
-                    self.fork()?;
+                // What is due comes first, unless there is always something.
+                if at >= save_at && (due > at || at >= save_at + PATIENCE) {
+                    self.fork(at)?;
                     if self.child.is_none() {
                         (save_at, end_at) = self.agenda(at, 0);
                     }
@@ -285,7 +291,7 @@ impl<'a> Server<'a> {
         (next.max(at + calm.min(part / 4)), self.began.saturating_add(whole))
     }
 
-    fn fork(&mut self) -> Result<()> {
+    fn fork(&mut self, decided: u64) -> Result<()> {
         self.written.clear();
         self.news.forget();
         self.sum_at_fork = self.sum;
@@ -294,7 +300,8 @@ impl<'a> Server<'a> {
         let returned = now();
         match child {
             Ok(child) => {
-                let save = Save { pid: child.pid(), began, returned, ended: u64::MAX };
+                let pid = child.pid();
+                let save = Save { pid, decided, began, returned, ended: u64::MAX };
                 self.served.saves.push(save);
                 self.served.stall.record(returned - began);
                 self.child = Some(child);
@@ -386,7 +393,7 @@ impl<'a> Server<'a> {
         while self.served.saves.get(self.current).is_some_and(|save| save.ended < due) {
             self.current += 1;
         }
-        self.served.saves.get(self.current).is_some_and(|save| save.began <= due)
+        self.served.saves.get(self.current).is_some_and(|save| save.decided < due)
     }
 
     fn put(&mut self, of: Of, nanoseconds: u64) {

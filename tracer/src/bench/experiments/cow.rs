@@ -97,7 +97,7 @@ pub(super) fn run(lab: &Lab) -> Result<Outcome, Failure> {
         plot: None,
         commands: Vec::new(),
     };
-    let (mut expected_curve, mut found_curve) = (Vec::new(), Vec::new());
+    let mut hits = Vec::new();
     for case in &cases {
         let label = format!("{}, child {}", case.pattern, if case.gone { "gone" } else { "there" });
         lab.progress.step(&label);
@@ -126,8 +126,7 @@ pub(super) fn run(lab: &Lab) -> Result<Outcome, Failure> {
         let times = own.as_ref().map(|own| &own.parent_write);
         let fault = times.and_then(|times| times.p50_ns).map(|ns| ns as f64);
         if case.pattern == "random" && !case.gone {
-            expected_curve.push((found.writes, distinct(pages as f64, found.writes)));
-            found_curve.push((found.writes, found.copied.unwrap_or(found.written)));
+            hits.push((found.writes, found.copied.unwrap_or(found.written)));
         }
         outcome.figures.extend(figures(case, pages, &found, expected, fault));
         outcome.rows.push(vec![
@@ -150,7 +149,7 @@ pub(super) fn run(lab: &Lab) -> Result<Outcome, Failure> {
          traced in a run of its own"
             .into(),
     );
-    outcome.plot = Some(plot(expected_curve, found_curve, lab.tracer.is_ok()));
+    outcome.plot = Some(plot(pages as f64, hits, lab.tracer.is_ok()));
     Ok(outcome)
 }
 
@@ -279,17 +278,19 @@ fn verdict(figures: &BTreeMap<String, f64>) -> String {
     text
 }
 
-fn plot(mut expected: Vec<(f64, f64)>, mut found: Vec<(f64, f64)>, traced: bool) -> Plot {
-    for points in [&mut expected, &mut found] {
-        points.sort_by(|a, b| a.0.total_cmp(&b.0));
-    }
-    let axis = |label: &str| Axis { label: label.into(), unit: Unit::Count, log: true };
+fn plot(pages: f64, mut hits: Vec<(f64, f64)>, traced: bool) -> Plot {
+    const STEPS: u32 = 24;
+    hits.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let most = hits.last().map_or(pages, |last| last.0);
+    let steps = (0..=STEPS).map(|n| most * f64::from(n) / f64::from(STEPS));
+    let expected = steps.map(|writes| (writes, distinct(pages, writes))).collect();
+    let axis = |label: &str| Axis { label: label.into(), unit: Unit::Count, log: false };
     Plot {
         x: axis("random writes"),
         y: axis("pages copied"),
         series: vec![
             Series { name: "N(1 − e^(−w/N))".into(), points: expected },
-            Series { name: if traced { "traced" } else { "written" }.into(), points: found },
+            Series { name: if traced { "traced" } else { "written" }.into(), points: hits },
         ],
     }
 }

@@ -180,6 +180,7 @@ pub fn run(flags: &Bench) -> Result<u8, Failure> {
     let shown = |one: &Experiment| wanted.experiments.iter().any(|shown| shown.name == one.name);
     let needed = |one: &Experiment| wanted.claims && claims::NEEDED.contains(&one.name);
     let (mut outcomes, mut failed) = (Vec::new(), Vec::new());
+    let began = Noise::now();
     for one in ALL.iter().filter(|one| shown(one) || needed(one)) {
         lab.progress.begin(one.name);
         let before = Noise::now();
@@ -213,7 +214,13 @@ pub fn run(flags: &Bench) -> Result<u8, Failure> {
         None
     };
     match (flags.format, &claims) {
-        (BenchFormat::Text, Some(claims)) => report.write(claims.text(report.layout).as_bytes())?,
+        (BenchFormat::Text, Some(claims)) => {
+            report.write(claims.text(report.layout).as_bytes())?;
+            let noise = began.zip(Noise::now()).and_then(|(began, now)| now.note_since(began));
+            if let Some(note) = noise {
+                report.write(format!("{note}\n").as_bytes())?;
+            }
+        }
         (BenchFormat::Json, Some(claims)) => report.write(&json_line(claims)?)?,
         (BenchFormat::Html, claims) => {
             let page = page::render(&report.machine, &outcomes, &failed, claims.as_ref());

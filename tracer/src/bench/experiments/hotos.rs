@@ -5,7 +5,7 @@
 //! and WAY is `fork_exec`, `vfork_exec` or `posix_spawn`. And at the largest size
 //! `fork_vfork_exec_ratio` (dirty), `posix_spawn_vfork_exec_ratio` (dirty), `largest_bytes`.
 
-use super::tools::{Paper, at, command, cycle, ns, p50, size, sizes, times, workload};
+use super::tools::{Paper, at, command, cycle, ns, p50, size, sizes, span, times, workload};
 use crate::{
     bench::{Lab, Outcome, Unit},
     failure::Failure,
@@ -37,7 +37,6 @@ pub fn run(lab: &Lab) -> Result<Outcome, Failure> {
         ],
     );
     let sizes = sizes(lab, &mut paper, QUICK, FULL);
-    let seconds = lab.pick("400ms", "5s");
     let mut lines: Vec<(String, Vec<(f64, f64)>)> = SHAPES
         .iter()
         .flat_map(|(shape, _)| WAYS.map(|way| (named(shape, way), Vec::new())))
@@ -49,8 +48,9 @@ pub fn run(lab: &Lab) -> Result<Outcome, Failure> {
             lab.progress.step(&format!("{shape} parent of {}", size(bytes)));
             let words = format!(
                 "fork+exec,vfork+exec,posix_spawn --rss {}MiB {flags} --huge-pages never --warm-up 2 \
-                 --duration {seconds}",
-                bytes >> 20
+                 --duration {}",
+                bytes >> 20,
+                span(lab, bytes)
             );
             let truth = workload(lab, &words)?;
             paper.command(command(&words));

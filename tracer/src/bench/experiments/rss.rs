@@ -15,7 +15,7 @@
 //! the ratio never is below, or never comes so far.
 
 use super::tools::{
-    GIB, MIB, Paper, at, call, command, cycle, ns, p50, shown, size, sizes, times, workload,
+    GIB, MIB, Paper, at, call, command, cycle, ns, p50, shown, size, sizes, span, times, workload,
 };
 use crate::{
     bench::{Lab, Outcome, Unit, fit, text::binary},
@@ -48,15 +48,15 @@ pub fn run(lab: &Lab) -> Result<Outcome, Failure> {
         ],
     );
     let sizes = sizes(lab, &mut paper, QUICK, FULL);
-    let seconds = lab.pick("900ms", "8s");
     let mut calls: [Vec<(f64, f64)>; 4] = Default::default();
     let (mut call_ratios, mut ratios) = (Vec::new(), Vec::new());
     lab.progress.steps(sizes.len());
     for &bytes in &sizes {
         lab.progress.step(&format!("parent of {}", size(bytes)));
         let words = format!(
-            "{PARTS} --rss {}MiB --huge-pages never --warm-up 2 --duration {seconds}",
-            bytes / MIB
+            "{PARTS} --rss {}MiB --huge-pages never --warm-up 2 --duration {}",
+            bytes / MIB,
+            span(lab, bytes)
         );
         let truth = workload(lab, &words)?;
         paper.command(command(&words));

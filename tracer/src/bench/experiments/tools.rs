@@ -152,6 +152,13 @@ pub fn sizes(lab: &Lab, paper: &mut Paper, quick: &[u64], full: &[u64]) -> Vec<u
     sizes
 }
 
+/// How long what is made in turn is repeated, for `--duration`: longer with more memory, for a
+/// median of the quick ones too, which wait for the slow one's turn.
+pub fn span(lab: &Lab, bytes: u64) -> String {
+    let (base, per_gib) = lab.pick((400, 1600), (4000, 1500));
+    format!("{}ms", base + bytes * per_gib / (1 << 30))
+}
+
 /// Where a size stands on an axis that has no 0: a parent without data has its heap.
 pub fn shown(bytes: u64) -> f64 {
     bytes.max(MIB) as f64

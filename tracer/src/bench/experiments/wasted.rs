@@ -6,7 +6,7 @@
 //! `half_bytes` (from where on more than half is wasted).
 
 use super::seen::{Seen, by_hand_traced, no_tracer, traced};
-use super::tools::{Paper, at, command, cycle, p50, shown, size, sizes, workload};
+use super::tools::{Paper, at, command, cycle, p50, shown, size, sizes, span, workload};
 use crate::{
     bench::{
         Lab, Outcome, Unit, fit,
@@ -36,15 +36,15 @@ pub fn run(lab: &Lab) -> Result<Outcome, Failure> {
         ],
     );
     let sizes = sizes(lab, &mut paper, QUICK, FULL);
-    let seconds = lab.pick("400ms", "4s");
     let (mut shares, mut copied) = (Vec::new(), Vec::new());
     lab.progress.steps(sizes.len());
     for &bytes in &sizes {
         lab.progress.step(&format!("parent of {}", size(bytes)));
         let words = format!(
             "fork+exec,vfork+exec --rss {}MiB --huge-pages never --warm-up 2 \
-             --duration {seconds}",
-            bytes >> 20
+             --duration {}",
+            bytes >> 20,
+            span(lab, bytes)
         );
         let (truth, copy) = watched(lab, &words)?;
         paper.command(match lab.tracer {

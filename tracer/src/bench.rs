@@ -157,10 +157,10 @@ fn whole(number: f64) -> Value {
     if number.fract() == 0.0 && number.abs() < EXACT { json!(number as i64) } else { json!(number) }
 }
 
-/// Runs it; 1 when an experiment failed.
+/// Runs it; 1 when an experiment failed. Told to stop, it keeps what is finished.
 ///
 /// # Errors
-/// When the command line makes no sense, the output fails, or a signal comes.
+/// When the command line makes no sense, or the output fails.
 pub fn run(flags: &Bench) -> Result<u8, Failure> {
     let wanted = flags.wanted()?;
     let output = Output::create(flags.output.as_deref().unwrap_or("-".as_ref()))?;
@@ -179,9 +179,10 @@ pub fn run(flags: &Bench) -> Result<u8, Failure> {
     };
     let shown = |one: &Experiment| wanted.experiments.iter().any(|shown| shown.name == one.name);
     let needed = |one: &Experiment| wanted.claims && claims::NEEDED.contains(&one.name);
-    let (mut outcomes, mut failed) = (Vec::new(), Vec::new());
+    let (mut outcomes, mut failed, mut stopped) = (Vec::new(), Vec::new(), false);
     let began = Noise::now();
-    for one in ALL.iter().filter(|one| shown(one) || needed(one)) {
+    let all: Vec<&Experiment> = ALL.iter().filter(|one| shown(one) || needed(one)).collect();
+    for one in &all {
         lab.progress.begin(one.name);
         let before = Noise::now();
         let mut found = (one.run)(&lab);
@@ -190,8 +191,9 @@ pub fn run(flags: &Bench) -> Result<u8, Failure> {
             outcome.notes.extend(after.note_since(before));
         }
         if let Err(failure) = &found {
-            if matches!(failure.why, Why::Stopped { .. }) {
-                return Err(failure.clone());
+            if failure.why == Why::Stopped {
+                stopped = true;
+                break;
             }
             failed.push((one.name, failure.to_string()));
             let _ = writeln!(std::io::stderr(), "forkscope: {}: {failure}", one.name);
@@ -205,14 +207,23 @@ pub fn run(flags: &Bench) -> Result<u8, Failure> {
         }
         outcomes.extend(found);
     }
-    let claims = if wanted.claims {
+    let mut claims = None;
+    if wanted.claims && !stopped {
         lab.progress.begin("claims");
-        let claims = claims::run(&lab, &outcomes);
+        let judged = claims::run(&lab, &outcomes);
         lab.progress.clear();
-        Some(claims?)
-    } else {
-        None
-    };
+        match judged {
+            Err(failure) if failure.why == Why::Stopped => stopped = true,
+            judged => claims = Some(judged?),
+        }
+    }
+    if stopped {
+        let (done, all) = (outcomes.len(), all.len());
+        crate::trace::note(&format!("interrupted: {done} of {all} experiments were finished"));
+        if outcomes.is_empty() {
+            return Ok(0);
+        }
+    }
     match (flags.format, &claims) {
         (BenchFormat::Text, Some(claims)) => {
             report.write(claims.text(report.layout).as_bytes())?;

@@ -13,11 +13,8 @@ pub enum Why {
     NotPermitted,
     /// This kernel cannot do it: exit code 4.
     Unsupported,
-    /// A signal ended it: exit code 128 and its number.
-    Stopped {
-        /// Its number.
-        signal: u8,
-    },
+    /// It was told to stop: exit code 0, as ever.
+    Stopped,
     /// The COMMAND could not be run: exit code 127, or 126 when it is there but cannot be executed.
     Command {
         /// 126 or 127.
@@ -48,7 +45,7 @@ impl Failure {
             Why::Usage => 2,
             Why::NotPermitted => 3,
             Why::Unsupported => 4,
-            Why::Stopped { signal } => 128 + signal,
+            Why::Stopped => 0,
             Why::Command { code } => code,
         }
     }

@@ -164,7 +164,7 @@ pub fn run(lab: &Lab, outcomes: &[Outcome]) -> Result<Claims, Failure> {
         lab.stopped()?;
         let ruling = match (claim.judge)(&desk) {
             Ok(ruling) => ruling,
-            Err(failure) if matches!(failure.why, Why::Stopped { .. }) => return Err(failure),
+            Err(failure) if failure.why == Why::Stopped => return Err(failure),
             Err(failure) => Ruling {
                 figures: Figures::default(),
                 evidence: String::new(),

@@ -69,7 +69,7 @@ impl Lab {
         command.args(["trace", "--duration", "1ms", "-o", "/dev/null"]);
         lab.tracer = match lab.runner.run(&mut command) {
             Ok(_) => Ok(()),
-            Err(failure) if matches!(failure.why, Why::Stopped { .. }) => return Err(failure),
+            Err(failure) if failure.why == Why::Stopped => return Err(failure),
             Err(failure) => Err(failure.message),
         };
         Ok(lab)

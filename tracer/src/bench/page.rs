@@ -22,6 +22,7 @@ nav{margin:1rem 0}nav a{margin-right:1rem}a{color:inherit}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.9rem}
 th,td{padding:.25rem .75rem;text-align:right;vertical-align:top;border-bottom:1px solid var(--line)}
 th{color:var(--dim);font-weight:600}.word{text-align:left}
+td:not(.word){white-space:nowrap}
 tbody tr:hover{background:var(--soft)}
 figure{margin:1rem 0}svg{max-width:100%;height:auto;color:var(--ink)}
 pre{background:var(--soft);padding:.75rem;overflow-x:auto;font-size:.85rem}

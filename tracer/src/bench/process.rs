@@ -40,13 +40,12 @@ impl Runner {
     /// Fails once a signal has come.
     ///
     /// # Errors
-    /// With the signal.
+    /// Saying so.
     pub fn stopped(&self) -> Result<(), Failure> {
         match self.signals.next() {
-            Some((signal, _)) => Err(Failure::new(
-                Why::Stopped { signal: signal as u8 },
-                "interrupted; what was not finished is left out",
-            )),
+            Some(_) => {
+                Err(Failure::new(Why::Stopped, "interrupted; what was not finished is left out"))
+            }
             None => Ok(()),
         }
     }

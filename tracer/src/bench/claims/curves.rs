@@ -25,6 +25,9 @@ const AS_EFFICIENT: f64 = 1.1;
 /// "Depends on the size": at the largest it is so many times what it is at the smallest.
 const DEPENDS: f64 = 2.0;
 
+/// Nothing to speak of, next to what fork's time grows by: a busy CPU adds more to a thread's.
+const NEXT_TO: f64 = 0.01;
+
 /// "Costs like": within a half.
 const ALIKE: f64 = 1.5;
 
@@ -167,8 +170,9 @@ pub fn gain_depends(fork: &Curve, vfork: &Curve) -> Result<Ruling, String> {
 pub fn threads_flat(thread: &Curve, fork: &Curve) -> Result<Ruling, String> {
     let (first, last) = ends(thread)?;
     let (small, large) = ends(fork)?;
+    let grows = last.value - first.value;
     Ok(Ruling::plain(
-        last.value < DEPENDS * first.value,
+        last.value < DEPENDS * first.value || grows < NEXT_TO * (large.value - small.value),
         [
             ("smallest_data_bytes", first.data as f64),
             ("thread_at_smallest_ns", first.value),
@@ -284,10 +288,13 @@ mod tests {
 
     #[test]
     fn threads_are_flat_or_not() {
-        for (thread, expected) in
-            [([20.0, 25.0, 39.0], "holds"), ([20.0, 25.0, 40.0], "does not hold here")]
-        {
-            check(threads_flat(&curve(thread), &curve([100.0, 900.0, 9000.0])), expected);
+        for (thread, fork, expected) in [
+            ([20.0, 25.0, 39.0], [100.0, 900.0, 900.0], "holds"),
+            ([20.0, 25.0, 40.0], [100.0, 900.0, 900.0], "does not hold here"),
+            ([20.0, 25.0, 40.0], [100.0, 900.0, 2101.0], "holds"),
+            ([20.0, 25.0, 40.0], [100.0, 900.0, 2099.0], "does not hold here"),
+        ] {
+            check(threads_flat(&curve(thread), &curve(fork)), expected);
         }
     }
 

@@ -6,7 +6,7 @@
 
 use serde::{Serialize, Serializer};
 
-use super::{Lab, Outcome};
+use super::{Lab, Outcome, noise};
 use crate::failure::{Failure, Why};
 
 mod curves;
@@ -149,6 +149,8 @@ pub struct Claims {
     pub schema: u32,
     /// In the order of their numbers.
     pub claims: Vec<Judged>,
+    /// What a reader has to know.
+    pub notes: Vec<String>,
 }
 
 /// Judges by these outcomes; one whose experiment failed is not among them.
@@ -173,7 +175,16 @@ pub fn run(lab: &Lab, outcomes: &[Outcome]) -> Result<Claims, Failure> {
         };
         claims.push(judged(n + 1, claim, ruling));
     }
-    Ok(Claims { schema: super::SCHEMA, claims })
+    let busy = outcomes.iter().filter(|outcome| noise::is_told(&outcome.notes));
+    let busy: Vec<_> = busy.map(|outcome| outcome.name).collect();
+    let note = (!busy.is_empty()).then(|| {
+        format!(
+            "others kept the CPUs busy during {}: times are longer than on an idle machine, and \
+             vary more",
+            busy.join(", ")
+        )
+    });
+    Ok(Claims { schema: super::SCHEMA, claims, notes: note.into_iter().collect() })
 }
 
 fn judged(number: usize, claim: &Claim, ruling: Ruling) -> Judged {

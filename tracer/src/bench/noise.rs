@@ -5,6 +5,14 @@ use std::{fs, time::Duration};
 /// More than this of all CPUs' time, and figures are not to be trusted to a tenth.
 const MUCH: f64 = 0.1;
 
+/// How the note on it begins.
+const BEGINS: &str = "others had ";
+
+/// Whether there is such a note.
+pub fn is_told(notes: &[String]) -> bool {
+    notes.iter().any(|note| note.starts_with(BEGINS))
+}
+
 /// CPU time so far, in seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Noise {
@@ -37,7 +45,7 @@ impl Noise {
     pub fn note_since(self, before: Self) -> Option<String> {
         let share = self.share_since(before).filter(|share| *share > MUCH)?;
         Some(format!(
-            "others had {:.0} % of the CPUs' time meanwhile: times are longer than on an idle \
+            "{BEGINS}{:.0} % of the CPUs' time meanwhile: times are longer than on an idle \
              machine, and vary more",
             share * 100.0
         ))

@@ -37,6 +37,11 @@ impl Claims {
             });
         }
         let _ = writeln!(out, "{}", self.sum());
+        for note in &self.notes {
+            for (n, line) in wrapped(note, width.saturating_sub(2).max(20)).iter().enumerate() {
+                let _ = writeln!(out, "{} {line}", if n == 0 { "·" } else { " " });
+            }
+        }
         out
     }
 
@@ -74,7 +79,11 @@ impl Claims {
                 escaped(one.experiment),
             );
         }
-        let _ = writeln!(out, "</table><p>{}</p></section>", escaped(&self.sum()));
+        let _ = writeln!(out, "</table><p>{}</p>", escaped(&self.sum()));
+        for note in &self.notes {
+            let _ = writeln!(out, "<p>{}</p>", escaped(note));
+        }
+        out.push_str("</section>\n");
         out
     }
 }
@@ -160,7 +169,7 @@ mod tests {
         ];
         let claims = verdicts.into_iter().enumerate();
         let claims = claims.map(|(n, ruling)| judged(n + 4, &CLAIMS[n + 3], ruling)).collect();
-        Claims { schema: 1, claims }
+        Claims { schema: 1, claims, notes: vec!["others were <busy>".into()] }
     }
 
     #[test]
@@ -175,6 +184,7 @@ mod tests {
  6  vfork's gain depends on the     not judged          no tracer: root is needed
     size of the parent's data       (rss)
 3 claims: 0 hold, 1 up to a size, 1 at one size only, 1 not judged
+· others were <busy>
 ";
         assert_eq!(text, expected.trim_start_matches('\n'));
     }
@@ -199,6 +209,7 @@ mod tests {
     fn a_page_obeys_nothing() {
         let html = claims().html();
         assert!(html.contains("4 MiB &lt;b&gt;") && !html.contains("MiB <b>"), "{html}");
+        assert!(!html.contains("<busy>"), "{html}");
     }
 
     #[test]

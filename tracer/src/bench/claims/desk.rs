@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{
-    curves::{self, Curve, Point},
+    curves::{self, Curve, Point, Starts},
     pages::{self, Ledgers, Pages, Tables, Writes},
     saves::{self, Save},
     shared::{self, Entered, Frozen},
@@ -199,10 +199,16 @@ impl<'a> Desk<'a> {
     }
 
     pub fn spawn_like_vfork(&self) -> Result<Ruling, Failure> {
-        let ways = ["posix_spawn", "fork_exec", "vfork_exec"];
-        let [spawn, fork, vfork] =
-            ways.map(|way| self.curve("hotos", &format!("dirty_{way}_cycle")));
-        curves::spawn_like_vfork(&spawn?, &fork?, &vfork?).map_err(missing)
+        let shapes = ["dirty", "clean", "fragmented"].map(|shape| {
+            let cycle = |way| self.curve("hotos", &format!("{shape}_{way}_cycle"));
+            Ok::<_, Failure>(Starts {
+                spawn: cycle("posix_spawn")?,
+                fork: cycle("fork_exec")?,
+                vfork: cycle("vfork_exec")?,
+            })
+        });
+        let shapes = shapes.into_iter().collect::<Result<Vec<_>, _>>()?;
+        curves::spawn_like_vfork(&shapes).map_err(missing)
     }
 
     pub fn writes_seen(&self) -> Result<Ruling, Failure> {

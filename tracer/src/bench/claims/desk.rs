@@ -160,7 +160,15 @@ impl<'a> Desk<'a> {
 
     pub fn as_efficient(&self) -> Result<Ruling, Failure> {
         let [fork, vfork] = self.cycles()?;
-        curves::as_efficient(&fork, &vfork).map_err(missing)
+        let words = ["fork+exec,vfork+exec", "--warm-up", "2", "--duration", "200ms"];
+        let run = |_| {
+            let truth = self.lab.workload(&words)?;
+            let cycle = |n: usize| Some(truth.parts.get(n)?.cycle.p50_ns? as f64);
+            let ratio = cycle(0).zip(cycle(1)).map(|(fork, vfork)| fork / vfork);
+            ratio.ok_or_else(|| missing("the generator made nothing"))
+        };
+        let runs = (0..self.lab.pick(7, 15)).map(run).collect::<Result<_, _>>()?;
+        curves::as_efficient(&fork, &vfork, runs).map_err(missing)
     }
 
     pub fn gain_depends(&self) -> Result<Ruling, Failure> {

@@ -180,7 +180,6 @@ pub fn run(flags: &Bench) -> Result<u8, Failure> {
     let shown = |one: &Experiment| wanted.experiments.iter().any(|shown| shown.name == one.name);
     let needed = |one: &Experiment| wanted.claims && claims::NEEDED.contains(&one.name);
     let (mut outcomes, mut failed, mut stopped) = (Vec::new(), Vec::new(), false);
-    let began = Noise::now();
     let all: Vec<&Experiment> = ALL.iter().filter(|one| shown(one) || needed(one)).collect();
     for one in &all {
         lab.progress.begin(one.name);
@@ -227,10 +226,6 @@ pub fn run(flags: &Bench) -> Result<u8, Failure> {
     match (flags.format, &claims) {
         (BenchFormat::Text, Some(claims)) => {
             report.write(claims.text(report.layout).as_bytes())?;
-            let noise = began.zip(Noise::now()).and_then(|(began, now)| now.note_since(began));
-            if let Some(note) = noise {
-                report.write(format!("{note}\n").as_bytes())?;
-            }
         }
         (BenchFormat::Json, Some(claims)) => report.write(&json_line(claims)?)?,
         (BenchFormat::Html, claims) => {

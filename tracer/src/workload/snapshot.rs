@@ -184,7 +184,6 @@ impl<'a> Server<'a> {
         if store.len() < page {
             bail!("a store of {} bytes holds nothing: give it --rss", store.len());
         }
-        let times = Stopwatch::new();
         let served = Served {
             requests: 0,
             writes: 0,
@@ -194,11 +193,11 @@ impl<'a> Server<'a> {
             copied: 0,
             reused: 0,
             child_read: 0,
-            calm: times.clone(),
-            saving: times.clone(),
-            stall: times.clone(),
-            save: times.clone(),
-            first_write: times,
+            calm: Stopwatch::new(),
+            saving: Stopwatch::new(),
+            stall: Stopwatch::new(),
+            save: Stopwatch::new(),
+            first_write: Stopwatch::new(),
             elapsed: Duration::ZERO,
             rate: truth::Rate { asked_per_s: wanted.rate_per_s, achieved_per_s: 0.0, met: false },
             interrupted: false,

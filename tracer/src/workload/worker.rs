@@ -29,7 +29,6 @@ pub(super) struct Site<'a> {
 }
 
 /// What came of one part.
-#[derive(Clone)]
 pub(super) struct Tally {
     pub spawns: u64,
     pub spawn_failures: u64,
@@ -109,7 +108,9 @@ impl<'a> Worker<'a> {
             writer,
             gate: Common::new(size_of::<Gate>())?,
             done: Done {
-                parts: vec![Tally::new(); options.parts.len()],
+                // Not cloned: histograms that nobody has written to take no memory, and a fork
+                // has the less to copy.
+                parts: options.parts.iter().map(|_| Tally::new()).collect(),
                 response: Stopwatch::new(),
                 parent_write: Stopwatch::new(),
                 account: Account::new(site.known, site.huge),

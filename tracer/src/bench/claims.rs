@@ -196,7 +196,7 @@ fn judged(number: usize, claim: &Claim, ruling: Ruling) -> Judged {
         evidence: ruling.evidence,
         holds: ruling.verdict.holds(),
         up_to_bytes: match ruling.verdict {
-            Verdict::UpTo(bytes) => Some(bytes as u64),
+            Verdict::UpTo(bytes) | Verdict::Between(_, bytes) => Some(bytes as u64),
             _ => None,
         },
         verdict: ruling.verdict,

@@ -54,8 +54,7 @@ impl Claims {
                 parts.push(format!("{n} {what}"));
             }
         };
-        part(count(|v| matches!(v, Verdict::UpTo(_))), "up to a size");
-        part(count(|v| matches!(v, Verdict::Between(..))), "at one size only");
+        part(count(|v| matches!(v, Verdict::UpTo(_) | Verdict::Between(..))), "up to a size");
         part(count(|v| *v == Verdict::Not), "not here");
         part(count(|v| matches!(v, Verdict::Unjudged(_))), "not judged");
         format!("{} claims: {}", self.claims.len(), parts.join(", "))
@@ -162,9 +161,9 @@ mod tests {
         let verdicts = [
             ruling(
                 "fork takes 1.1× at 4 MiB, 9.5× at 64 MiB, 70× at 1 GiB",
-                Verdict::Between(1.0, 2.0),
+                Verdict::Between(2e7, 3e7),
             ),
-            ruling("fork+exec+wait takes 1.1× at 4 MiB <b>", Verdict::UpTo(8_388_608.0)),
+            ruling("fork+exec+wait takes 1.1× at 4 MiB <b>", Verdict::UpTo(16_777_216.0)),
             ruling("", Verdict::Unjudged("no tracer: root is needed".into())),
         ];
         let claims = verdicts.into_iter().enumerate();
@@ -176,14 +175,13 @@ mod tests {
     fn a_table_is_made_of_columns() {
         let text = claims().text(Layout { width: None, colour: false });
         let expected = "
- 4  vfork is 4–5 times faster than  holds at one size   fork takes 1.1× at 4 MiB, 9.5× at 64 MiB,
-    fork                            only                70× at 1 GiB
-                                    (rss)
- 5  fork+exec is today as           holds up to 8 MiB   fork+exec+wait takes 1.1× at 4 MiB <b>
+ 4  vfork is 4–5 times faster than  holds up to 16 MiB  fork takes 1.1× at 4 MiB, 9.5× at 64 MiB,
+    fork                            (rss)               70× at 1 GiB
+ 5  fork+exec is today as           holds up to 16 MiB  fork+exec+wait takes 1.1× at 4 MiB <b>
     efficient as vfork+exec         (rss)
  6  vfork's gain depends on the     not judged          no tracer: root is needed
     size of the parent's data       (rss)
-3 claims: 0 hold, 1 up to a size, 1 at one size only, 1 not judged
+3 claims: 0 hold, 2 up to a size, 1 not judged
 · others were <busy>
 ";
         assert_eq!(text, expected.trim_start_matches('\n'));
@@ -217,9 +215,10 @@ mod tests {
         let json = serde_json::to_value(claims()).unwrap();
         assert_eq!(json["type"], "claims");
         let [one, up_to, unjudged] = &json["claims"].as_array().unwrap()[..] else { panic!() };
-        assert_eq!((&one["number"], &one["holds"]), (&4.into(), &false.into()));
-        assert!(one.get("up_to_bytes").is_none());
-        assert_eq!((&up_to["holds"], &up_to["up_to_bytes"]), (&true.into(), &8_388_608.into()));
+        assert_eq!((&one["number"], &one["holds"]), (&4.into(), &true.into()));
+        assert_eq!(one["up_to_bytes"], 30_000_000);
+        assert!(unjudged.get("up_to_bytes").is_none());
+        assert_eq!((&up_to["holds"], &up_to["up_to_bytes"]), (&true.into(), &16_777_216.into()));
         assert_eq!(up_to["figures"]["b_ns"], 2.5);
         assert!(unjudged["holds"].is_null());
         assert_eq!(unjudged["verdict"], "not judged: no tracer: root is needed");

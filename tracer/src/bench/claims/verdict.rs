@@ -56,7 +56,8 @@ pub enum Verdict {
     Holds,
     /// It is for parents up to so many bytes, and not beyond.
     UpTo(f64),
-    /// Only for parents between these sizes, in bytes: neither below nor beyond.
+    /// Only for parents between these sizes, in bytes: beyond it does not, and below only "at
+    /// most" would.
     Between(f64, f64),
     /// It is not.
     Not,
@@ -65,32 +66,33 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// The first three words of it, or so. Sizes to two binary digits: runs differ in the rest.
+    /// The first three words of it, or so. Sizes to the next power of four: runs differ in the rest.
     #[must_use]
     pub fn words(&self) -> String {
         match self {
             Self::Holds => "holds".into(),
-            Self::UpTo(bytes) => format!("holds up to {}", number(rounded(*bytes), Unit::Bytes)),
-            Self::Between(..) => "holds at one size only".into(),
+            Self::UpTo(bytes) | Self::Between(_, bytes) => {
+                format!("holds up to {}", number(rounded(*bytes), Unit::Bytes))
+            }
             Self::Not => "does not hold here".into(),
             Self::Unjudged(_) => "not judged".into(),
         }
     }
 
-    /// As JSON has it: for no size but one is false.
+    /// As JSON has it: true where it holds at some sizes.
     #[must_use]
     pub const fn holds(&self) -> Option<bool> {
         match self {
-            Self::Holds | Self::UpTo(_) => Some(true),
-            Self::Between(..) | Self::Not => Some(false),
+            Self::Holds | Self::UpTo(_) | Self::Between(..) => Some(true),
+            Self::Not => Some(false),
             Self::Unjudged(_) => None,
         }
     }
 }
 
-/// To the next power of two below or above, whichever is nearer by ratio.
+/// To the next power of four below or above, whichever is nearer by ratio.
 fn rounded(bytes: f64) -> f64 {
-    bytes.max(1.0).log2().round().exp2()
+    (2.0 * (bytes.max(1.0).log2() / 2.0).round()).exp2()
 }
 
 /// A verdict, and what it rests on.
@@ -122,7 +124,7 @@ mod tests {
             (Verdict::Holds, "holds", Some(true)),
             (Verdict::UpTo(50.0 * 1048576.0), "holds up to 64 MiB", Some(true)),
             (Verdict::UpTo(1.2e9), "holds up to 1 GiB", Some(true)),
-            (Verdict::Between(4e7, 5e7), "holds at one size only", Some(false)),
+            (Verdict::Between(3e7, 4e7), "holds up to 64 MiB", Some(true)),
             (Verdict::Not, "does not hold here", Some(false)),
             (Verdict::Unjudged("no tracer".into()), "not judged", None),
         ] {

@@ -64,7 +64,7 @@ pub(super) fn rest(at: u64, until: u64) {
 /// Until then, or until a signal.
 pub(super) fn sleep_until(at: u64) {
     let time = libc::timespec {
-        tv_sec: (at / 1_000_000_000) as libc::time_t,
+        tv_sec: (at / 1_000_000_000) as _,
         tv_nsec: (at % 1_000_000_000) as libc::c_long,
     };
     let flags = libc::TIMER_ABSTIME;

@@ -154,11 +154,20 @@ impl Lab {
             self.runner.run(&mut command).map_err(|e| named(e, "trace --", words))?;
         let text = std::fs::read_to_string(&records.0)
             .map_err(|e| Failure::new(Why::Failed, format!("the records are lost: {e}")))?;
-        let records = text
+        let records: Vec<Value> = text
             .lines()
             .map(serde_json::from_str)
             .collect::<Result<_, _>>()
             .map_err(|e| Failure::new(Why::Failed, format!("the records are garbled: {e}")))?;
+        let lost = lost(&records);
+        if lost > 0 {
+            let why = "so that its counts would be wrong; repeat it with less going on";
+            return Err(named(
+                Failure::new(Why::Failed, format!("the tracer lost {lost} events, {why}")),
+                "trace --",
+                words,
+            ));
+        }
         Ok(Traced { stdout, truth: None, records, notes })
     }
 
@@ -190,6 +199,12 @@ impl Lab {
         let found = serde_json::from_str(&traced.stdout);
         Ok((found.map_err(|_| garbled("bench-probe", words))?, traced.records))
     }
+}
+
+/// What a recording's summary says was lost, at whichever stage.
+fn lost(records: &[Value]) -> u64 {
+    let stages = records.last().and_then(|summary| summary.get("lost")?.as_object());
+    stages.map_or(0, |stages| stages.values().filter_map(Value::as_u64).sum())
 }
 
 /// A file that goes when this does.

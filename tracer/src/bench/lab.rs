@@ -264,6 +264,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn loss_is_counted_over_all_stages() {
+        let summary = serde_json::json!({"type": "summary", "lost": {"kernel": 2, "sink": 1}});
+        assert_eq!(lost(&[Value::Null, summary]), 3);
+        assert_eq!(lost(&[]), 0);
+    }
+
+    #[test]
     fn sizes_stay_within_memory() {
         const G: u64 = 1 << 30;
         for (available, usable_gib) in [(0, 0.0), (G / 4, 0.0), (2 * G, 1.49), (24 * G, 20.8)] {

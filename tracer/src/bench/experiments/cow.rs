@@ -111,7 +111,7 @@ pub(super) fn run(lab: &Lab) -> Result<Outcome, Failure> {
             None
         };
         let traced = traced(lab, MEASURE, &words)?;
-        let seen = traced.as_ref().map(Seen::of).transpose()?;
+        let seen = traced.as_ref().map(Seen::of);
         if seen.is_some() {
             outcome.commands.push(by_hand_traced(MEASURE, &words));
         }
@@ -235,7 +235,7 @@ fn reading(
     row.extend([Cell::from(0_u64), Cell::from(0_u64)]);
     if let Some(traced) = traced(lab, MEASURE, &words)? {
         commands.push(by_hand_traced(MEASURE, &words));
-        let seen = Seen::of(&traced)?;
+        let seen = Seen::of(&traced);
         let ledgers = seen.ledgers();
         let each = |sum: u64| sum as f64 / forks as f64;
         let copied = each(ledgers.copied + ledgers.child_copied);

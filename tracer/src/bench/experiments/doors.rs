@@ -184,7 +184,7 @@ fn own(lab: &Lab, commands: &mut Vec<String>) -> Result<Vec<Row>, Failure> {
     let words = [&*mechanisms, "--count", &times];
     commands.push(by_hand_traced(MEASURE, &words));
     let traced = lab.traced(MEASURE, &words)?;
-    let seen = Seen::of(&traced)?;
+    let seen = Seen::of(&traced);
     let spawns: Vec<&Value> = seen.records("spawn").collect();
     let rows = OWN.iter().enumerate().map(|(n, (_, call))| Row {
         program: if call.ends_with(')') { "libc" } else { "syscall" }.into(),
@@ -205,7 +205,6 @@ fn others(lab: &Lab, callers: &[&Caller], commands: &mut Vec<String>) -> Result<
         commands.push(format!("forkscope trace --measure {MEASURE} -- {}", caller.example));
     }
     let traced = lab.traced_command(MEASURE, &["sh", "-c", &script])?;
-    Seen::of(&traced)?;
     let spawns = || traced.records.iter().filter(|record| record["type"] == "spawn");
     let mut rows = Vec::new();
     for (told, caller) in Told::all(&traced.stdout).iter().zip(callers) {

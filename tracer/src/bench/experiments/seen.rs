@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::bench::{Column, Lab, Traced, Unit};
-use crate::failure::{Failure, Why};
+use crate::failure::Failure;
 
 /// A column.
 pub(super) const fn column(key: &'static str, name: &'static str, unit: Unit) -> Column {
@@ -73,20 +73,9 @@ pub(super) struct Ledgers {
 
 impl<'a> Seen<'a> {
     /// Of the generator that was traced.
-    ///
-    /// # Errors
-    /// When something was lost, so that counts mean nothing.
-    pub fn of(traced: &'a Traced) -> Result<Self, Failure> {
-        let lost: u64 = ["kernel", "decode", "sink"]
-            .iter()
-            .filter_map(|stage| number(summary(traced), &format!("lost.{stage}")))
-            .sum();
-        if lost > 0 {
-            let what = format!("the tracer lost {lost} records: run it again with less beside it");
-            return Err(Failure::new(Why::Failed, what));
-        }
+    pub fn of(traced: &'a Traced) -> Self {
         let pid = traced.truth.as_ref().map_or(0, |truth| u64::from(truth.pid));
-        Ok(Self { traced, pid })
+        Self { traced, pid }
     }
 
     /// Records of a kind in which it is the parent, in turn.
@@ -159,19 +148,11 @@ mod tests {
             json!({"type": "summary", "lost": {"kernel": 0}, "histograms": {"a": {"p50_ns": 4}}}),
         ];
         let traced = Traced { stdout: String::new(), truth: None, records, notes: String::new() };
-        let seen = Seen { pid: 7, ..Seen::of(&traced).unwrap() };
+        let seen = Seen { pid: 7, ..Seen::of(&traced) };
         let sums = Ledgers { count: 2, copied: 30, reused: 10, child_copied: 2, stall_ns: Some(5) };
         assert_eq!(seen.ledgers(), sums);
         assert_eq!(seen.quantile("a", "p50_ns"), Some(4));
         assert_eq!(seen.quantile("b.fork", "p50_ns"), None);
-    }
-
-    #[test]
-    fn loss_is_a_failure() {
-        let records = vec![json!({"type": "summary", "lost": {"kernel": 2, "sink": 1}})];
-        let traced = Traced { stdout: String::new(), truth: None, records, notes: String::new() };
-        let failure = Seen::of(&traced).err().unwrap();
-        assert!(failure.message.contains("lost 3 records"), "{failure}");
     }
 
     #[test]

@@ -194,7 +194,7 @@ fn watched(lab: &Lab, words: &str) -> Result<(Truth, Option<Copies>), Failure> {
     let Some(mut traced) = traced(lab, "cow", &words.split(' ').collect::<Vec<_>>())? else {
         return Ok((workload(lab, words)?, None));
     };
-    let copies = Seen::of(&traced)?.records("cow").map(copies).reduce(|a, b| Copies {
+    let copies = Seen::of(&traced).records("cow").map(copies).reduce(|a, b| Copies {
         pages: a.pages + b.pages,
         bytes: a.bytes + b.bytes,
         splits: a.splits + b.splits,

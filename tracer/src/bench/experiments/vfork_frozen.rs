@@ -73,7 +73,7 @@ pub(super) fn run(lab: &Lab) -> Result<Outcome, Failure> {
         lab.progress.step(&format!("the child waits {hold} ms, traced"));
         if let Some(traced) = traced(lab, MEASURE, &words)? {
             outcome.commands.push(by_hand_traced(MEASURE, &words));
-            by_tracer(&Seen::of(&traced)?, doors(hold), &mut medians);
+            by_tracer(&Seen::of(&traced), doors(hold), &mut medians);
         }
         found.push(medians);
     }
@@ -200,7 +200,7 @@ mod tests {
         records.push(json!({"type": "summary"}));
         let traced = Traced { stdout: String::new(), truth: None, records, notes: String::new() };
         let mut found = [Found::default(); DOORS.len()];
-        by_tracer(&Seen::of(&traced).unwrap(), 3, &mut found);
+        by_tracer(&Seen::of(&traced), 3, &mut found);
         let found = found.map(|found| (found.latency, found.blocked));
         let expected = [(Some(51), Some(41)), (Some(60), Some(55)), (Some(7), None), (None, None)];
         assert_eq!(found, expected);

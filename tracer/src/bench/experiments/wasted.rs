@@ -113,7 +113,7 @@ fn watched(lab: &Lab, words: &str) -> Result<(Truth, Option<f64>), Failure> {
     let Some(mut traced) = traced(lab, MEASURE, &words.split(' ').collect::<Vec<_>>())? else {
         return Ok((workload(lab, words)?, None));
     };
-    let seen = Seen::of(&traced)?;
+    let seen = Seen::of(&traced);
     let forks = seen.records("spawn").filter(|record| record["mechanism"] == "fork");
     let copy = fit::median(forks.filter_map(|fork| fork["copy_ns"].as_f64()).collect());
     Ok((traced.truth.take().expect("a traced generator has told it"), copy))

@@ -202,14 +202,42 @@ fn what_it_is_asked_for_is_had_or_refused() {
         ("fork --child exec --exec /nonexistent/program", "cannot be executed"),
         ("fork --child exec --exec /tmp", "no file"),
         ("fork --rss 900TiB", "are available: ask for less"),
-        ("fork --rss 1GiB --vmas 90000000", "mappings"),
+        ("fork --rss 1GiB --vmas 200000", "mappings"),
         ("fork --cpus 1023", "--cpus"),
         ("fork+exec --argv-size 1GiB", "bytes of arguments"),
         ("fork --log /nonexistent/log", "--log"),
         ("clone --flags CLONE_SIGHAND", "clone: cannot be used here"),
+        ("fork --threads 1000000", "mappings"),
     ] {
         run(words).expect_error(1, &[said]);
     }
+    // What would be passed over in silence.
+    for (words, said) in [
+        ("fork --exec /bin/true", "no child executes"),
+        ("fork --vmas 10", "give --rss"),
+        ("fork --rss 16KiB --vmas 100", "there are 4 pages"),
+        ("fork --rss 4MiB --huge-pages always --memory shared", "--huge-pages always"),
+    ] {
+        run(words).expect_error(2, &[said]);
+    }
+
+    // A program that is none; one that exits as shells do when there is none.
+    let none = rig.path("none");
+    fs::write(&none, "no program\n").expect("write");
+    let mode = || std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(&none, mode()).expect("chmod");
+    let words = format!("fork+exec,vfork+exec,posix_spawn --count 2 --exec {}", none.display());
+    let truth = made(&words);
+    assert_eq!((truth.number("execs"), truth.number("exec_failures")), (0, 6), "{truth}");
+    assert_eq!(truth.number("exits"), 6);
+    fs::write(&none, "#!/bin/sh\nexit 127\n").expect("write");
+    run(&words).expect_error(1, &["exited with 127"]);
+
+    // What had arrived when the time was up has waited, whether or not anyone came to it.
+    let slow = made("fork --rate 100000 --duration 300ms");
+    let unserved = slow.at("rate").number("unserved");
+    assert!(unserved > 10_000, "{slow}");
+    assert_eq!(slow["response"].number("count"), slow["latency"].number("count") + unserved);
 }
 
 #[test]
@@ -226,17 +254,21 @@ fn nobody_is_left_behind() {
         "fork --rss 1MiB --parent-writes 10 --write-rate 0.01",
         "fork --rate 0.01",
         "clone --flags CLONE_VM --hold 300s",
+        "clone --flags CLONE_VM,CLONE_SIGHAND,CLONE_THREAD --hold 300s",
+        "system --count 1000000000 --concurrency 2",
         &sleeper,
     ] {
         let mut command = Command::new(rig.forkscope());
         command.arg("workload").args(words.split(' '));
         let mut running = rig.start(command);
         let pid = u64::from(running.pid());
-        let makes_none = words.starts_with("thread") || words.contains("--rate");
+        let makes_none =
+            ["thread", "--rate", "CLONE_THREAD", "system"].iter().any(|w| words.contains(w));
         running.until(|_| makes_none || !children(pid).is_empty());
         std::thread::sleep(std::time::Duration::from_millis(200));
         let born = children(pid);
-        running.signal(libc::SIGTERM);
+        let interrupt = words.starts_with("system");
+        running.signal(if interrupt { libc::SIGINT } else { libc::SIGTERM });
         let done = running.finish().expect_code(0);
         let truth = truth(&done.stdout());
         assert_eq!(truth["interrupted"], true, "{words}");

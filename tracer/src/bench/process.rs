@@ -88,7 +88,8 @@ impl Runner {
             let [stdout, stderr] =
                 one.texts.map(|text| String::from_utf8_lossy(&text).into_owned());
             if !status.success() && ended.is_ok() {
-                let last = stderr.lines().last().unwrap_or("it said nothing");
+                let last = stderr.lines().last().map(str::to_string);
+                let last = last.unwrap_or_else(|| format!("it said nothing; {status}"));
                 ended = Err(failed(last.trim_start_matches("forkscope: ").to_string()));
             }
             texts.push((stdout, stderr));

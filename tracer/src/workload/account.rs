@@ -15,7 +15,7 @@ use super::worker::Done;
 /// Of threads that made tasks.
 pub(super) fn of_workers(
     options: &Options,
-    done: &Done,
+    done: &mut Done,
     pace: &Pace,
     threads: u64,
     facts: Parent,
@@ -50,6 +50,9 @@ pub(super) fn of_workers(
     doors.retain(|_, count| *count > 0);
     let sum = |of: fn(&Part) -> u64| parts.iter().map(of).sum::<u64>();
     let latency = latency.read();
+    let rate = pace.achieved(latency.count, |waited, count| {
+        done.response.record_n(waited.as_nanos() as u64, count);
+    });
     Truth {
         schema: SCHEMA,
         pid: std::process::id(),
@@ -63,7 +66,7 @@ pub(super) fn of_workers(
         doors,
         cycle: cycle.read(),
         response: options.load.per_second.map(|_| done.response.read()),
-        rate: pace.achieved(latency.count),
+        rate,
         latency,
         pages: done.account.close(),
         parent_write: done.parent_write.read(),

@@ -76,6 +76,8 @@ pub(super) struct Gate {
     pub stage: AtomicU32,
     /// The parent lets it go on.
     pub released: AtomicU32,
+    /// The child could not execute.
+    unexecuted: AtomicU32,
 }
 
 /// The child has read and written what it was to.
@@ -87,6 +89,11 @@ impl Gate {
     fn reach(&self, stage: u32) {
         self.stage.store(stage, SeqCst);
         wake(&self.stage);
+    }
+
+    /// Whether the child said that it could not execute.
+    pub fn unexecuted(&self) -> bool {
+        self.unexecuted.load(SeqCst) != 0
     }
 
     /// Lets the child go on.
@@ -109,8 +116,9 @@ impl Gate {
 #[repr(C)]
 pub(super) struct Life {
     pub pages: Pages,
-    /// Pages to write, and what with.
+    /// Pages to write, into which of their words, and what with.
     pub writes: *const u32,
+    pub word: usize,
     pub written: usize,
     pub marker: u64,
     /// Pages to read, from the first on.
@@ -155,10 +163,10 @@ impl Life {
             unsafe { (self.pages.address(n) as *const u64).read_volatile() };
         }
         for n in 0..self.written {
-            // SAFETY: as above; the second word of a page is the child's.
+            // SAFETY: as above; this word of a page is the child's.
             unsafe {
                 let page = *self.writes.add(n) as usize;
-                (self.pages.address(page) as *mut u64).add(1).write_volatile(self.marker);
+                (self.pages.address(page) as *mut u64).add(self.word).write_volatile(self.marker);
             }
         }
         // SAFETY: the gate outlives every child.
@@ -196,6 +204,7 @@ pub(super) unsafe extern "C" fn live(life: *const Life) -> ! {
         if !life.path.is_null() {
             let (path, argv, envp) = (life.path as usize, life.argv as usize, life.envp as usize);
             syscall(libc::SYS_execve, [path, argv, envp, 0, 0]);
+            (*life.gate).unexecuted.store(1, SeqCst);
             code = NOT_EXECUTED as usize;
         }
         let end = if life.thread { libc::SYS_exit } else { libc::SYS_exit_group };

@@ -9,7 +9,7 @@ use std::ptr::{self, NonNull};
 use anyhow::{Context as _, Result, bail};
 
 use super::flags::CloneFlags;
-use super::life::{Life, NOT_EXECUTED, Program, live};
+use super::life::{Gate, Life, NOT_EXECUTED, Program, live};
 use super::options::{ChildWork, Executable};
 use super::raw::{self, Room};
 use super::signal;
@@ -94,6 +94,8 @@ pub(super) enum Born {
     Thread(libc::pthread_t),
     /// A thread of the kernel's alone.
     Task(libc::pid_t),
+    /// Made and collected by the libc, since it could not execute.
+    Unexecuted,
 }
 
 /// How a task ended.
@@ -106,7 +108,10 @@ pub(super) enum Ending {
     /// After it could not.
     NotExecuted,
     /// A signal cut it off, as the generator was told to stop.
-    Cut,
+    Cut {
+        /// After it had executed a program.
+        executed: bool,
+    },
 }
 
 impl Maker {
@@ -126,7 +131,7 @@ impl Maker {
             Kind::Vfork => raw::vfork(life).map(Born::Process),
             Kind::Clone => raw::clone(self.flags, &mut self.room, life).map(|id| self.born(id)),
             Kind::Clone3 => raw::clone3(self.flags, &mut self.room, life).map(|id| self.born(id)),
-            Kind::PosixSpawn => posix_spawn(life).map(Born::Process),
+            Kind::PosixSpawn => posix_spawn(life),
             Kind::System => system().map(Born::Ended),
             Kind::Popen => popen().map(Born::Piped),
             Kind::Thread => self.attributes.start(life).map(Born::Thread),
@@ -153,7 +158,7 @@ fn fork(life: &Life) -> io::Result<libc::pid_t> {
     }
 }
 
-fn posix_spawn(life: &Life) -> io::Result<libc::pid_t> {
+fn posix_spawn(life: &Life) -> io::Result<Born> {
     if life.path.is_null() {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
@@ -170,7 +175,14 @@ fn posix_spawn(life: &Life) -> io::Result<libc::pid_t> {
             life.envp.cast(),
         )
     };
-    if error == 0 { Ok(pid) } else { Err(io::Error::from_raw_os_error(error)) }
+    match error {
+        0 => Ok(Born::Process(pid)),
+        libc::EAGAIN | libc::ENOMEM | libc::ENOSYS | libc::EPERM => {
+            Err(io::Error::from_raw_os_error(error))
+        }
+        // The others are execve's: there was a child.
+        _ => Ok(Born::Unexecuted),
+    }
 }
 
 fn system() -> io::Result<c_int> {
@@ -190,11 +202,11 @@ fn popen() -> io::Result<NonNull<libc::FILE>> {
 }
 
 impl Born {
-    /// The process or thread id, where the call told it.
-    pub fn id(&self) -> Option<libc::pid_t> {
+    /// The child process, where the call told which.
+    pub fn process(&self) -> Option<libc::pid_t> {
         match self {
-            Self::Process(id) | Self::Task(id) => Some(*id),
-            Self::Piped(_) | Self::Ended(_) | Self::Thread(_) => None,
+            Self::Process(id) => Some(*id),
+            _ => None,
         }
     }
 
@@ -202,7 +214,7 @@ impl Born {
     pub fn is_over(&self) -> bool {
         match self {
             Self::Process(pid) => ended(*pid, libc::WNOHANG),
-            Self::Ended(_) => true,
+            Self::Ended(_) | Self::Unexecuted => true,
             Self::Piped(_) | Self::Thread(_) | Self::Task(_) => false,
         }
     }
@@ -216,16 +228,19 @@ impl Born {
         self,
         child: Child,
         lingers: Option<&signal::Slot>,
+        gate: &Gate,
     ) -> Result<(Option<u32>, Ending)> {
         match self {
             Self::Process(pid) => {
+                let mut executed = false;
                 if let Some(slot) = lingers {
                     slot.watch(pid);
                     // It is still ours to kill while it waits to be collected.
                     ended(pid, 0);
                     slot.clear();
+                    executed = child == Child::Exec && name(pid) != name(std::process::id() as i32);
                 }
-                Ok((Some(pid as u32), judge(wait(pid)?, child)?))
+                Ok((Some(pid as u32), judge(wait(pid)?, child, gate.unexecuted(), executed)?))
             }
             Self::Piped(pipe) => {
                 // SAFETY: the stream came from `popen` and is closed once.
@@ -234,9 +249,10 @@ impl Born {
                     return Err(io::Error::last_os_error())
                         .context("pclose: cannot tell how the shell ended; try again");
                 }
-                Ok((None, judge(status, child)?))
+                Ok((None, judge(status, child, false, true)?))
             }
-            Self::Ended(status) => Ok((None, judge(status, child)?)),
+            Self::Ended(status) => Ok((None, judge(status, child, false, true)?)),
+            Self::Unexecuted => Ok((None, Ending::NotExecuted)),
             Self::Thread(handle) => {
                 let tid =
                     thread::join(handle).context("pthread_join: the thread was lost; try again")?;
@@ -285,7 +301,13 @@ fn wait(pid: libc::pid_t) -> Result<c_int> {
     }
 }
 
-fn judge(status: c_int, child: Child) -> Result<Ending> {
+/// What a process is called: the same as its parent until it has executed something.
+fn name(pid: libc::pid_t) -> Option<String> {
+    std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()
+}
+
+/// `unexecuted`: it said so itself; `executed`: what is known of one that was cut off.
+fn judge(status: c_int, child: Child, unexecuted: bool, executed: bool) -> Result<Ending> {
     if libc::WIFSIGNALED(status) {
         let signal = libc::WTERMSIG(status);
         // A terminal's ^C goes to the children too, and `system` keeps it from us.
@@ -293,7 +315,7 @@ fn judge(status: c_int, child: Child) -> Result<Ending> {
             signal::stop();
         }
         if signal::stopped() {
-            return Ok(Ending::Cut);
+            return Ok(Ending::Cut { executed });
         }
         bail!(
             "signal {signal} killed a child, so the account would be wrong: run it again undisturbed"
@@ -301,7 +323,7 @@ fn judge(status: c_int, child: Child) -> Result<Ending> {
     }
     match (libc::WEXITSTATUS(status), child) {
         (0, Child::Exit) => Ok(Ending::Exited),
-        (NOT_EXECUTED, Child::Exec) => Ok(Ending::NotExecuted),
+        (NOT_EXECUTED, Child::Exec) if unexecuted => Ok(Ending::NotExecuted),
         (0, Child::Exec) => Ok(Ending::Executed),
         (code, Child::Exec) => {
             bail!(
@@ -318,10 +340,12 @@ mod tests {
 
     #[test]
     fn a_disturbed_child_spoils_the_account() {
-        let error = judge(libc::SIGKILL, Child::Exit).unwrap_err().to_string();
+        let error = judge(libc::SIGKILL, Child::Exit, false, false).unwrap_err().to_string();
         assert!(error.starts_with("signal 9 killed a child"), "{error}");
-        assert!(judge(3 << 8, Child::Exec).is_err());
-        assert!(judge(127 << 8, Child::Exit).is_err());
-        assert_eq!(judge(127 << 8, Child::Exec).unwrap(), Ending::NotExecuted);
+        assert!(judge(3 << 8, Child::Exec, false, true).is_err());
+        assert!(judge(127 << 8, Child::Exit, false, false).is_err());
+        // A program may exit with 127 itself.
+        assert!(judge(127 << 8, Child::Exec, false, true).is_err());
+        assert_eq!(judge(127 << 8, Child::Exec, true, false).unwrap(), Ending::NotExecuted);
     }
 }

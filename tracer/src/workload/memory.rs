@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 
 use super::options::{HugePages, Layout, Options, Shape, Sharing};
 use super::random::{SplitMix, Walk};
+use super::signal;
 
 /// Page tables for it and for one child's copy of it come on top: 1/512 each, and some slack.
 const OVERHEAD: u64 = 128;
@@ -40,13 +41,20 @@ pub(super) fn check(options: &Options) -> Result<()> {
             wanted as u64
         );
     }
-    let areas = shape.areas();
+    Ok(())
+}
+
+/// Refuses more mappings than a process may have.
+pub(super) fn check_mappings(shape: &Shape) -> Result<()> {
+    let areas = if shape.rss == 0 { 0 } else { shape.areas() };
+    // A thread has two stacks, one of them for signals, and a guard before each.
+    let areas = areas + 4 * u64::from(shape.threads);
     let most = fs::read_to_string("/proc/sys/vm/max_map_count");
     let most = most.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(65_530_u64);
     if areas + OTHER_MAPPINGS > most {
         bail!(
-            "{areas} mappings were asked for and a process may have {most}: ask for fewer, or \
-             raise vm.max_map_count"
+            "{areas} mappings were asked for (4 for a thread) and a process may have {most}: ask \
+             for fewer, or raise vm.max_map_count"
         );
     }
     if shape.huge_pages == HugePages::Always {
@@ -96,6 +104,21 @@ impl Shape {
             (None, Layout::Fragmented) => (self.pages() / FRAGMENT).clamp(1, MOST_FRAGMENTS),
         }
     }
+}
+
+/// Whether the memory may be in pages larger than the smallest: huge ones, as the kernel counts
+/// them, or those in between, which it does not count by process.
+pub(super) fn may_be_large(shape: &Shape, huge_bytes: u64) -> bool {
+    if huge_bytes > 0 || shape.huge_pages == HugePages::Never {
+        return huge_bytes > 0;
+    }
+    let whole = shape.huge_pages == HugePages::Always;
+    let sizes = fs::read_dir("/sys/kernel/mm/transparent_hugepage");
+    let mut sizes = sizes.into_iter().flatten().flatten();
+    sizes.any(|size| {
+        let text = fs::read_to_string(size.path().join("enabled")).unwrap_or_default();
+        text.contains("[always]") || whole && text.contains("[madvise]")
+    })
 }
 
 /// Where page `n` lies.
@@ -217,6 +240,9 @@ impl Memory {
     fn touch(&self, touched: usize, seed: u64) {
         let mut random = SplitMix(seed);
         for block in Walk::over(touched.div_ceil(BLOCK), &mut random) {
+            if signal::stopped() {
+                return;
+            }
             let first = block * BLOCK;
             for n in first..touched.min(first + BLOCK) {
                 let word = self.pages.address(n) as *mut u64;

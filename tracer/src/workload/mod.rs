@@ -9,13 +9,14 @@
 //! * What a libc does by itself (a `clone3` that it tries and answers with
 //!   `clone`) cannot be seen from here and is not in the account.
 //!
-//! `options` says what is asked for. `pace` hands out the calls to be made to `worker`s;
+//! `options` says what is asked for, `check` what is refused of it. `pace` hands out the calls to be made to `worker`s;
 //! each makes a task (`make`: the creating calls; `raw`: those that must not go through a
 //! libc; `thread`), which does its work (`life`) while the parent does its own (`writes`).
 //! `memory` is what a fork has to copy, `parent` what else it meets; `truth` is the account.
 //! `snapshot` is a server that forks to save.
 
 mod account;
+mod check;
 mod elf;
 mod flags;
 mod kind;
@@ -75,7 +76,7 @@ pub fn run(options: &Options) -> Result<Truth> {
     let log = options.log.as_deref().map(Log::create).transpose()?;
     parent::pin(&options.load.cpus)?;
     let executed = Executed::new(&options.child, options.shape.environment)?;
-    let _signals = Signals::take()?;
+    let _signals = Signals::take(options.parts.iter().any(|part| part.kind == Kind::System))?;
     let mut memory = Memory::touched(&options.shape, options.seed)?;
     let _descriptors = parent::Descriptors::open(options.shape.fds)?;
     let idle = IdleThreads::start(options.shape.threads)?;
@@ -104,13 +105,13 @@ pub fn run(options: &Options) -> Result<Truth> {
         pace: &pace,
         log: log.as_ref(),
         known: options.writes_are_foreseen(),
-        huge: facts.huge_bytes > 0,
+        huge: memory::may_be_large(&options.shape, facts.huge_bytes),
     };
     let began = Instant::now();
     let done = work(&site, load.concurrency as usize);
     let elapsed = began.elapsed();
     drop(idle);
-    let done = done?;
+    let mut done = done?;
     if let Some(log) = &log {
         log.finish()?;
     }
@@ -118,7 +119,7 @@ pub fn run(options: &Options) -> Result<Truth> {
     let beside = if load.concurrency > 1 { load.concurrency } else { 0 };
     let threads = elsewhere + u64::from(beside);
     let elapsed_ns = elapsed.as_nanos() as u64;
-    Ok(account::of_workers(options, &done, &pace, threads, facts, elapsed_ns))
+    Ok(account::of_workers(options, &mut done, &pace, threads, facts, elapsed_ns))
 }
 
 /// Lets so many work, the first of one on the program's first thread.

@@ -89,19 +89,20 @@ impl Pace {
         let began = *state.began.get_or_insert(now);
         let intended = self.load.per_second.map(|rate| {
             let at = began + Duration::try_from_secs_f64(state.arrives).unwrap_or(Duration::MAX);
-            state.arrived = state.arrives;
-            state.arrives += match self.load.arrival {
-                Arrival::Constant => 1.0 / rate,
-                Arrival::Poisson => -(1.0 - state.random.unit()).ln() / rate,
-            };
+            if !self.is_over(at.max(now), began) {
+                self.advance(&mut state, rate);
+            }
             at
         });
-        let due = intended.unwrap_or(now).max(now);
-        if self.duration.is_some_and(|most| due.duration_since(began) >= most) {
+        if self.is_over(intended.unwrap_or(now).max(now), began) {
             return None;
         }
         state.next += 1;
         Some(Turn { index, timed: true, intended })
+    }
+
+    fn is_over(&self, at: Instant, began: Instant) -> bool {
+        self.duration.is_some_and(|most| at.duration_since(began) >= most)
     }
 
     /// Ends it for everyone.
@@ -109,17 +110,62 @@ impl Pace {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).failed = true;
     }
 
-    /// What came of the rate that was asked for; `calls` were timed, the last until now.
-    pub fn achieved(&self, calls: u64) -> Option<Rate> {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let asked_per_s = self.load.per_second?;
-        let took = state.began?.elapsed().as_secs_f64();
+    /// What came of the rate that was asked for; `calls` were timed, the last until now. Those
+    /// that had arrived when the time was up and had not begun are told to `waited`, with the
+    /// time since: whoever leaves them out has only the lucky ones.
+    pub fn achieved(&self, calls: u64, mut waited: impl FnMut(Duration, u64)) -> Option<Rate> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (asked_per_s, began) = (self.load.per_second?, state.began?);
+        let took = began.elapsed().as_secs_f64();
+        let mut unserved = 0;
+        if let Some(most) = self.duration
+            && !signal::stopped()
+            && !state.failed
+        {
+            let most = most.as_secs_f64();
+            for (at, count) in arrived(state.arrives, most, asked_per_s, self.total - state.next) {
+                waited(Duration::try_from_secs_f64(took - at).unwrap_or_default(), count);
+                unserved += count;
+            }
+            if unserved > 0 {
+                state.arrived = most;
+            }
+            state.arrives = state.arrives.max(most);
+        }
         Some(Rate {
             asked_per_s,
-            achieved_per_s: calls as f64 / took.max(1e-9),
-            met: took <= 1.1 * state.arrived + 0.05,
+            // The next would have arrived one distance after the last.
+            achieved_per_s: calls as f64 / took.max(state.arrives).max(1e-9),
+            met: took <= 1.1 * state.arrived + 0.05 && unserved <= calls / 20,
+            unserved,
         })
     }
+
+    /// To the next arrival.
+    fn advance(&self, state: &mut State, rate: f64) {
+        state.arrived = state.arrives;
+        state.arrives += match self.load.arrival {
+            Arrival::Constant => 1.0 / rate,
+            Arrival::Poisson => -(1.0 - state.random.unit()).ln() / rate,
+        };
+    }
+}
+
+/// Arrivals from a first one until a time, so many at most: when (in seconds), and how many are
+/// told as one. At equal distances, as they come on average.
+pub(super) fn arrived(
+    first: f64,
+    until: f64,
+    rate: f64,
+    most: u64,
+) -> impl Iterator<Item = (f64, u64)> {
+    const TOLD: u64 = 10_000;
+    let count = if first < until { ((until - first) * rate).ceil() as u64 } else { 0 }.min(most);
+    let step = count.div_ceil(TOLD).max(1);
+    (0..count.div_ceil(step)).map(move |n| {
+        let at = n * step;
+        (first + at as f64 / rate, step.min(count - at))
+    })
 }
 
 /// Waits for a time; false when the generator is told to stop.
@@ -156,6 +202,18 @@ mod tests {
         assert_eq!(turns.iter().filter(|turn| !turn.timed).count(), 6);
         assert!(turns.iter().all(|turn| turn.intended.is_none()));
         assert!(turns[..6].iter().all(|turn| !turn.timed));
+    }
+
+    #[test]
+    fn what_was_not_begun_is_counted() {
+        let all =
+            |until, rate, most| -> Vec<(f64, u64)> { arrived(1.0, until, rate, most).collect() };
+        assert_eq!(all(1.0, 10.0, 9), []);
+        assert_eq!(all(1.25, 10.0, 9), [(1.0, 1), (1.1, 1), (1.2, 1)]);
+        assert_eq!(all(9.0, 10.0, 2).len(), 2);
+        let many = all(2.0, 1e6, u64::MAX);
+        assert_eq!((many.len(), many.iter().map(|(_, n)| n).sum::<u64>()), (10_000, 1_000_000));
+        assert!(many.iter().all(|(at, _)| (1.0..2.0).contains(at)));
     }
 
     #[test]

@@ -7,19 +7,61 @@ use std::{io, mem, ptr};
 use anyhow::{Context as _, Result};
 
 /// Threads that can have a child waiting for long.
-pub(super) const SLOTS: usize = 1024;
+pub(super) const SLOTS: usize = 250;
 
 static STOPPED: AtomicBool = AtomicBool::new(false);
 static CHILDREN: [AtomicI32; SLOTS] = [const { AtomicI32::new(0) }; SLOTS];
 
 /// Whether the generator was told to stop.
 pub(super) fn stopped() -> bool {
+    if !STOPPED.load(SeqCst) && PENDING.load(SeqCst) && interrupt_is_pending() {
+        stop();
+    }
     STOPPED.load(SeqCst)
+}
+
+/// `SIGINT` is blocked, and looked for.
+static PENDING: AtomicBool = AtomicBool::new(false);
+
+fn interrupt_is_pending() -> bool {
+    // SAFETY: the set is writable.
+    unsafe {
+        let mut pending = mem::zeroed();
+        libc::sigpending(&raw mut pending) == 0
+            && libc::sigismember(&raw const pending, libc::SIGINT) == 1
+    }
 }
 
 /// Tells it.
 pub(super) fn stop() {
     STOPPED.store(true, SeqCst);
+}
+
+/// While it lives, this thread (and whoever it makes) hears neither `SIGINT` nor `SIGTERM`.
+pub(super) struct Deaf(libc::sigset_t);
+
+impl Deaf {
+    pub fn begin() -> Self {
+        Self::to(&[libc::SIGINT, libc::SIGTERM])
+    }
+
+    fn to(signals: &[libc::c_int]) -> Self {
+        // SAFETY: both sets are writable, and `before` is filled in.
+        unsafe {
+            let (mut these, mut before) = (mem::zeroed(), mem::zeroed());
+            libc::sigemptyset(&raw mut these);
+            signals.iter().for_each(|signal| _ = libc::sigaddset(&raw mut these, *signal));
+            libc::pthread_sigmask(libc::SIG_BLOCK, &raw const these, &raw mut before);
+            Self(before)
+        }
+    }
+}
+
+impl Drop for Deaf {
+    fn drop(&mut self) {
+        // SAFETY: it was this thread's mask.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.0, ptr::null_mut()) };
+    }
 }
 
 /// Where a child is entered that would not go by itself.
@@ -66,15 +108,23 @@ fn own_pid() -> i32 {
 
 /// While it lives, `SIGINT` and `SIGTERM` end the run and not the program, and `SIGCHLD` is
 /// not ignored.
-pub(super) struct Signals(Vec<(libc::c_int, libc::sigaction)>);
+pub(super) struct Signals {
+    actions: Vec<(libc::c_int, libc::sigaction)>,
+    blocked: Option<Deaf>,
+}
 
 impl Signals {
+    /// `swallowed`: `system` will be used, which ignores `SIGINT` for the whole process. What is
+    /// blocked stays pending through that.
+    ///
     /// # Errors
     /// When an action cannot be changed.
-    pub fn take() -> Result<Self> {
+    pub fn take(swallowed: bool) -> Result<Self> {
         OWNER.store(own_pid(), SeqCst);
         STOPPED.store(false, SeqCst);
-        let mut taken = Self(Vec::new());
+        let blocked = swallowed.then(|| Deaf::to(&[libc::SIGINT]));
+        PENDING.store(swallowed, SeqCst);
+        let mut taken = Self { actions: Vec::new(), blocked };
         for signal in [libc::SIGINT, libc::SIGTERM] {
             // SAFETY: all zeroes are an empty mask and no flags: calls are interrupted.
             let mut action: libc::sigaction = unsafe { mem::zeroed() };
@@ -82,14 +132,14 @@ impl Signals {
             // What was ignored stays so: nohup, or a shell's background job.
             let before = set(signal, None)?;
             if before.sa_sigaction != libc::SIG_IGN {
-                taken.0.push((signal, set(signal, Some(&action))?));
+                taken.actions.push((signal, set(signal, Some(&action))?));
             }
         }
         let current = set(libc::SIGCHLD, None)?;
         if current.sa_sigaction == libc::SIG_IGN || current.sa_flags & libc::SA_NOCLDWAIT != 0 {
             // SAFETY: all zeroes are an empty mask, no flags and `SIG_DFL`.
             let default: libc::sigaction = unsafe { mem::zeroed() };
-            taken.0.push((libc::SIGCHLD, set(libc::SIGCHLD, Some(&default))?));
+            taken.actions.push((libc::SIGCHLD, set(libc::SIGCHLD, Some(&default))?));
         }
         Ok(taken)
     }
@@ -97,7 +147,10 @@ impl Signals {
 
 impl Drop for Signals {
     fn drop(&mut self) {
-        for (signal, action) in &self.0 {
+        // What was pending has been heard: it may not end the program now. Our handler takes it.
+        drop(self.blocked.take());
+        PENDING.store(false, SeqCst);
+        for (signal, action) in &self.actions {
             // It was in force before, so it is valid; there is no one to tell otherwise.
             let _ = set(*signal, Some(action));
         }

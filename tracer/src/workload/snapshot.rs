@@ -20,6 +20,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 
 use super::options::Arrival;
+use super::pace;
 use super::random::SplitMix;
 use super::stopwatch::Stopwatch;
 use super::truth;
@@ -199,7 +200,12 @@ impl<'a> Server<'a> {
             save: Stopwatch::new(),
             first_write: Stopwatch::new(),
             elapsed: Duration::ZERO,
-            rate: truth::Rate { asked_per_s: wanted.rate_per_s, achieved_per_s: 0.0, met: false },
+            rate: truth::Rate {
+                asked_per_s: wanted.rate_per_s,
+                achieved_per_s: 0.0,
+                met: false,
+                unserved: 0,
+            },
             interrupted: false,
         };
         Ok(Self {
@@ -260,6 +266,18 @@ impl<'a> Server<'a> {
                 (0..AT_A_TIME).for_each(|_| self.note());
                 rest(at, due.min(save_at).min(end_at));
             }
+        }
+        // What had arrived and was not answered has waited until now, at least.
+        let end = now();
+        let seconds = |ns: u64| ns as f64 / 1e9;
+        let rate = self.wanted.rate_per_s;
+        let first = if self.served.interrupted { end } else { due.min(end) };
+        for (after, count) in pace::arrived(0.0, seconds(end - first), rate, u64::MAX) {
+            let due = first + (after * 1e9) as u64;
+            let saving = self.was_saving(due);
+            let times = if saving { &mut self.served.saving } else { &mut self.served.calm };
+            times.record_n(end.saturating_sub(due), count);
+            self.served.rate.unserved += count;
         }
         self.child = None;
         if self.phase == Phase::Shared || self.phase == Phase::Leaving {

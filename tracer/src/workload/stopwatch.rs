@@ -54,11 +54,15 @@ impl Stopwatch {
     }
 
     pub fn record(&mut self, nanoseconds: u64) {
+        self.record_n(nanoseconds, 1);
+    }
+
+    pub fn record_n(&mut self, nanoseconds: u64, count: u64) {
         let kept = nanoseconds.clamp(1, LONGEST_NS);
-        self.histogram.record(kept).expect("it grows");
+        self.histogram.record_n(kept, count).expect("it grows");
         self.min = self.min.min(nanoseconds);
         self.max = self.max.max(nanoseconds);
-        self.sum += u128::from(nanoseconds);
+        self.sum += u128::from(nanoseconds) * u128::from(count);
     }
 
     pub fn took(&mut self, time: Duration) {

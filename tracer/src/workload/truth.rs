@@ -71,9 +71,15 @@ impl Truth {
     pub fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
         if let Some(rate) = self.rate.filter(|rate| !rate.met) {
+            let hint = match self.snapshot {
+                Some(_) => "the server is busy; `calm` and `saving` have the wait",
+                None => {
+                    "each call waits for the one before on its thread; `response` has the wait, \
+                     more --concurrency may help"
+                }
+            };
             notes.push(format!(
-                "achieved {}/s of {}/s: each call waits for the one before on its thread; \
-                 `response` has the wait, more --concurrency may help",
+                "achieved {}/s of {}/s: {hint}",
                 number(rate.achieved_per_s),
                 number(rate.asked_per_s)
             ));
@@ -125,6 +131,10 @@ pub struct Rate {
     pub achieved_per_s: f64,
     /// Whether the work was done when the last of it had arrived, or a little later.
     pub met: bool,
+    /// What had arrived when the time was up, and was not even begun: it is among the waiting
+    /// times with as long as it had waited then.
+    #[serde(default)]
+    pub unserved: u64,
 }
 
 /// Pages of the parent's memory; sums over all spawns.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::life::{Gate, LEAVING, Life, WRITTEN};
+use super::life::{Gate, Life, WRITTEN};
 use super::log::{Line, Log};
 use super::make::{self, Born, Ending, Executed, Maker};
 use super::memory::{Common, Memory};
@@ -100,7 +100,8 @@ impl<'a> Worker<'a> {
         let options = site.options;
         let makers = options.parts.iter().map(|part| Maker::new(*part, options.flags(part.kind)));
         let seed = options.seed ^ (number as u64) << 48;
-        let writer = site.memory.map(|memory| Writer::new(options, memory, seed)).transpose()?;
+        let writer =
+            site.memory.map(|memory| Writer::new(options, memory, seed, number)).transpose()?;
         Ok(Self {
             site,
             slot: Slot(number),
@@ -159,6 +160,7 @@ impl<'a> Worker<'a> {
             pages: self.site.memory.map_or_else(super::memory::none, |memory| memory.pages),
             writes,
             written,
+            word: self.writer.as_ref().map_or(0, Writer::child_word),
             marker,
             read,
             hold_ns: options.child.hold.as_nanos() as u64,
@@ -173,9 +175,14 @@ impl<'a> Worker<'a> {
             envp: program.envp(),
         };
 
+        // What a terminal sends goes to all. A child that is there for a moment may not be cut off
+        // by it, since nobody could tell how far it had come; and `system` would swallow it.
+        let hears = life.thread || life.lingers && kind.freezes(flags);
+        let deaf = (!hears).then(signal::Deaf::begin);
         let start = Instant::now();
         let born = maker.make(&life);
         let called = Instant::now();
+        drop(deaf);
 
         let tally = &mut self.done.parts[part];
         let born = match born {
@@ -200,8 +207,8 @@ impl<'a> Worker<'a> {
         };
         self.failures_in_a_row = 0;
         tally.spawns += 1;
-        if let (Some(id), true) = (born.id(), lingers) {
-            self.slot.watch(id);
+        if let (Some(pid), true) = (born.process(), lingers) {
+            self.slot.watch(pid);
         }
 
         let mut wrote = false;
@@ -210,7 +217,7 @@ impl<'a> Worker<'a> {
                 && self.writer.as_mut().is_some_and(|writer| writer.write(marker));
             gate.release();
         }
-        let (id, ending) = born.collect(child, lingers.then_some(&self.slot))?;
+        let (id, ending) = born.collect(child, lingers.then_some(&self.slot), gate)?;
         let collected = Instant::now();
         if parent_writes && !waits {
             wrote = self.writer.as_mut().is_some_and(|writer| writer.write(marker));
@@ -220,11 +227,7 @@ impl<'a> Worker<'a> {
             Ending::Exited => {}
             Ending::Executed => tally.execs += 1,
             Ending::NotExecuted => tally.exec_failures += 1,
-            // It is killed while it waits, or after it has executed.
-            Ending::Cut => {
-                let leaves = gate.stage.load(std::sync::atomic::Ordering::SeqCst) >= LEAVING;
-                tally.execs += u64::from(executes && (leaves || life_is_idle(&life)));
-            }
+            Ending::Cut { executed } => tally.execs += u64::from(executed),
         }
         tally.exits += 1;
         if turn.timed {
@@ -234,7 +237,7 @@ impl<'a> Worker<'a> {
                 self.done.response.took(called.saturating_duration_since(due));
             }
         }
-        if ending != Ending::Cut
+        if !matches!(ending, Ending::Cut { .. })
             && let Some(writer) = &mut self.writer
         {
             let lived = !kind.leaves_no_child();
@@ -268,11 +271,6 @@ impl<'a> Worker<'a> {
         }
         Ok(())
     }
-}
-
-/// Whether a child went to its end without a stop at the gate.
-const fn life_is_idle(life: &Life) -> bool {
-    life.written == 0 && life.read == 0 && life.hold_ns == 0 && !life.waits
 }
 
 /// Waits until the child has written; false when it never will.

@@ -34,6 +34,8 @@ pub(super) struct Writer {
     parent: usize,
     child: usize,
     planned: Planned,
+    /// Which word of a page the child writes; the parent's is the next.
+    words: usize,
 }
 
 /// Different pages of a turn.
@@ -48,7 +50,7 @@ pub(super) struct Planned {
 impl Writer {
     /// # Errors
     /// When there is no memory for the account.
-    pub fn new(options: &Options, memory: &Memory, seed: u64) -> Result<Self> {
+    pub fn new(options: &Options, memory: &Memory, seed: u64, number: usize) -> Result<Self> {
         let dirty = memory.dirty;
         let parent = options.writes.amount.of(dirty as u64) as usize;
         let child = options.child.writes.of(dirty as u64) as usize;
@@ -69,6 +71,8 @@ impl Writer {
             parent,
             child,
             planned: Planned::default(),
+            // Two words of each page for each thread: the first two are the page's own.
+            words: 2 + 2 * number,
         };
         writer.plan_anew();
         Ok(writer)
@@ -76,6 +80,10 @@ impl Writer {
 
     pub const fn parent_writes(&self) -> bool {
         self.parent > 0
+    }
+
+    pub const fn child_word(&self) -> usize {
+        self.words
     }
 
     /// The child's list.
@@ -152,8 +160,8 @@ impl Writer {
             }
             let at = self.pages.address((word & !AGAIN) as usize) as *mut u64;
             let start = Instant::now();
-            // SAFETY: the page is of our memory; its third word is the parent's.
-            unsafe { at.add(2).write_volatile(marker) };
+            // SAFETY: the page is of our memory; this word of it is the parent's.
+            unsafe { at.add(self.words + 1).write_volatile(marker) };
             *time = u32::try_from(start.elapsed().as_nanos()).unwrap_or(u32::MAX);
         }
         true
@@ -171,12 +179,12 @@ impl Writer {
 
     /// Different pages in which the parent sees what the child wrote.
     pub fn seen(&mut self, marker: u64) -> u64 {
-        let pages = self.pages;
+        let (pages, word) = (self.pages, self.words);
         let (at, count) = (2 * self.parent * 4, self.child);
-        let words = |page: u32| (pages.address(page as usize) as *mut u64).wrapping_add(1);
+        let words = |page: u32| (pages.address(page as usize) as *mut u64).wrapping_add(word);
         let mut seen = 0;
         for page in self.common.words(at, count) {
-            // SAFETY: the page is of our memory; its second word is the child's, which has gone.
+            // SAFETY: the page is of our memory; this word of it is the child's, which has gone.
             // A page met twice is counted once, for the mark is taken away, without a fault
             // where the child's write has arrived: that page is the parent's own.
             unsafe {
@@ -258,6 +266,9 @@ impl Account {
             return;
         }
         let reused = if alive { planned.both } else { planned.parent };
+        // A page of a huge page is copied though the other side has its own copy already, as
+        // long as that still has another part of the huge page.
+        self.known &= !(self.huge && alive && planned.both > 0);
         self.expected.child_copied += planned.child;
         self.expected.parent_copied += planned.parent - reused;
         *self.expected.parent_reused.get_or_insert(0) += reused;
@@ -269,6 +280,7 @@ impl Account {
         pages.child_written += theirs.child_written;
         pages.child_writes_seen += theirs.child_writes_seen;
         pages.child_read += theirs.child_read;
+        self.known &= other.known;
         self.expected.parent_copied += other.expected.parent_copied;
         self.expected.child_copied += other.expected.child_copied;
         if let Some(reused) = other.expected.parent_reused {
@@ -295,7 +307,7 @@ mod tests {
         options.writes = Writes { amount: Amount::Pages(parent), pattern, ..Writes::default() };
         options.child = ChildWork { writes: Amount::Pages(child), ..ChildWork::default() };
         let memory = Memory::touched(&options.shape, 0).unwrap().unwrap();
-        let mut writer = Writer::new(&options, &memory, 5).unwrap();
+        let mut writer = Writer::new(&options, &memory, 5, 3).unwrap();
         for _ in 0..3 {
             let planned = writer.plan();
             assert!(expected(planned), "{pattern:?} {parent} {child}: {planned:?}");

@@ -99,7 +99,7 @@ pub(super) fn run(lab: &Lab) -> Result<Outcome, Failure> {
     };
     let mut hits = Vec::new();
     for case in &cases {
-        let label = format!("{}, child {}", case.pattern, if case.gone { "gone" } else { "there" });
+        let label = format!("{}, {}", case.pattern, if case.gone { "alone" } else { "shared" });
         lab.progress.step(&label);
         let writes = (pages as f64 * case.share) as u64;
         let words = words(case, rss, forks, writes);

@@ -67,7 +67,10 @@ pub fn p50(times: &Latency) -> f64 {
 /// All of the times.
 pub fn histogram(times: &Latency) -> Option<Histogram<u64>> {
     let bytes = base64::engine::general_purpose::STANDARD.decode(times.hdr.as_ref()?).ok()?;
-    Deserializer::new().deserialize(&mut &bytes[..]).ok()
+    let mut read: Histogram<u64> = Deserializer::new().deserialize(&mut &bytes[..]).ok()?;
+    // What is added to it may be longer than anything in it.
+    read.auto(true);
+    Some(read)
 }
 
 /// What most of them end in.

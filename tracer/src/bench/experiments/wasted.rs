@@ -75,6 +75,9 @@ pub fn run(lab: &Lab) -> Result<Outcome, Failure> {
     paper.figure("largest_bytes", sizes.last().map(|&bytes| bytes as f64));
     let half = fit::rises_to(&shares, 0.5);
     paper.figure("half_bytes", half);
+    if lab.tracer.is_ok() {
+        paper.note("all of it traced: the shares are of the same calls".to_string());
+    }
     paper.note(no_tracer(lab).unwrap_or_else(|| {
         "in vain is more than the copy: exec also takes the copied tables down, and pages are copied \
          that parent or child write before it"

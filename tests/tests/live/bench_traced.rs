@@ -128,7 +128,7 @@ fn copies_are_the_pages_written() {
             continue;
         }
         let written = float(row, "written_pages");
-        if case.ends_with("gone") {
+        if case.ends_with("alone") {
             near(copied, 0.0, case);
             assert!(reused >= written && reused <= written * 1.01 + 150.0, "{row}");
         } else {

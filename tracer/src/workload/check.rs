@@ -86,6 +86,11 @@ impl Options {
             threads: usual.threads,
             fds: usual.fds,
             environment: usual.environment,
+            // What is not there is in no huge pages.
+            huge_pages: match shape.huge_pages {
+                HugePages::Never => HugePages::System,
+                other => other,
+            },
             ..shape.clone()
         };
         if shape.rss == 0 && plain != usual {

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use super::options::{HugePages, Layout, Options, Shape, Sharing};
 use super::random::{SplitMix, Walk};
 use super::signal;
+use crate::text;
 
 /// Page tables for it and for one child's copy of it come on top: 1/512 each, and some slack.
 const OVERHEAD: u64 = 128;
@@ -36,9 +37,10 @@ pub(super) fn check(options: &Options) -> Result<()> {
     let available = available()?;
     if (wanted + touched as f64 / OVERHEAD as f64) > available as f64 {
         bail!(
-            "{} bytes of memory were asked for (copies of what is written included) and \
-             {available} are available: ask for less, or free some",
-            wanted as u64
+            "{} of memory were asked for (copies of what is written included) and {} are \
+             available: ask for less, or free some",
+            text::bytes(wanted as u64),
+            text::bytes(available)
         );
     }
     Ok(())

@@ -200,9 +200,13 @@ impl<'a> Worker<'a> {
                 return Ok(());
             }
             Err(error) => {
-                return Err(error).with_context(|| {
-                    format!("{}: cannot be used here, choose another mechanism", kind.name())
-                });
+                let invalid = error.raw_os_error() == Some(libc::EINVAL);
+                let hint = match invalid && options.flags.is_some() {
+                    true => "these --flags do not go together, see clone(2)",
+                    false => "choose another mechanism",
+                };
+                return Err(error)
+                    .with_context(|| format!("{}: cannot be used here, {hint}", kind.name()));
             }
         };
         self.failures_in_a_row = 0;

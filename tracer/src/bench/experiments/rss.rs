@@ -112,7 +112,7 @@ pub fn run(lab: &Lab) -> Result<Outcome, Failure> {
     );
     paper.note("4 KiB pages, all written; for huge pages see thp".to_string());
     paper.plot(
-        ("memory of the parent", Unit::Bytes, true),
+        ("memory of the parent (without data: at 1 MiB)", Unit::Bytes, true),
         ("creating call, median", Unit::Ns, true),
         CALLS.map(str::to_string).into_iter().zip(calls),
     );

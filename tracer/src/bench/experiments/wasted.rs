@@ -99,7 +99,7 @@ pub fn run(lab: &Lab) -> Result<Outcome, Failure> {
         _ => String::new(),
     };
     paper.plot(
-        ("memory of the parent", Unit::Bytes, true),
+        ("memory of the parent (without data: at 1 MiB)", Unit::Bytes, true),
         ("share of fork+exec", Unit::Share, false),
         [("in vain".to_string(), shares), ("the copy alone".to_string(), copied)],
     );

@@ -27,6 +27,24 @@ pub struct Outcome {
     pub commands: Vec<String>,
 }
 
+impl Outcome {
+    /// Of an experiment with this name, before anything is found.
+    #[must_use]
+    pub fn new(name: &'static str, title: impl Into<String>, columns: Vec<Column>) -> Self {
+        Self {
+            name,
+            title: title.into(),
+            columns,
+            rows: Vec::new(),
+            verdict: String::new(),
+            figures: BTreeMap::new(),
+            notes: Vec::new(),
+            plot: None,
+            commands: Vec::new(),
+        }
+    }
+}
+
 /// One column of the table.
 #[derive(Clone, Debug, Serialize)]
 pub struct Column {

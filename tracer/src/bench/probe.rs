@@ -1,11 +1,15 @@
 //! What claims need and no mechanism of the generator shows: small programs, each a process of
 //! its own (`forkscope bench-probe NAME …`, hidden) that tells what it found as one JSON object.
 
-use std::io::Write as _;
+use std::{ffi::CString, io::Write as _, os::unix::ffi::OsStringExt as _};
 
 use clap::Subcommand;
 
-use crate::failure::{Failure, Why};
+use crate::{
+    demo::own_path,
+    failure::{Failure, Why},
+    workload::tie_to_parent,
+};
 
 mod child;
 mod exec;
@@ -93,8 +97,8 @@ pub enum Probe {
 /// # Errors
 /// When this machine does not have what it needs.
 pub fn run(probe: &Probe) -> Result<(), Failure> {
-    // SAFETY: no pointers. Whoever started this wants no answer any more when they are gone.
-    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) };
+    // Whoever started this wants no answer any more when they are gone.
+    tie_to_parent();
     let found = match probe {
         Probe::Pages { mebibytes } => pages::probe(mebibytes << 20),
         Probe::Tables { mebibytes } => tables::probe(mebibytes),
@@ -122,10 +126,9 @@ pub fn run(probe: &Probe) -> Result<(), Failure> {
 }
 
 /// The program that is running, for processes that are to execute it too.
-pub(super) fn program() -> String {
-    std::env::current_exe()
-        .ok()
-        .filter(|path| path.exists())
-        .and_then(|path| path.to_str().map(str::to_owned))
-        .unwrap_or_else(|| "/proc/self/exe".into())
+///
+/// # Errors
+/// When its path has a NUL in it, which no path has.
+pub(super) fn program() -> anyhow::Result<CString> {
+    Ok(CString::new(own_path().into_os_string().into_vec())?)
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-use super::snapshot::Save;
+use super::snapshot::{Save, now};
 
 /// The file, for all who spawn.
 pub(super) struct Log {
@@ -53,11 +53,7 @@ impl Log {
             .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
             .open(path)
             .with_context(|| format!("--log {}: give a place to write", path.display()))?;
-        let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: the time is writable.
-        unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
-        let epoch = (Instant::now(), now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64);
-        Ok(Self { out: Mutex::new(BufWriter::new(file)), epoch })
+        Ok(Self { out: Mutex::new(BufWriter::new(file)), epoch: (Instant::now(), now()) })
     }
 
     pub fn at(&self, time: Instant) -> u64 {

@@ -213,7 +213,7 @@ impl Born {
     /// Whether it has ended already, and waits to be collected.
     pub fn is_over(&self) -> bool {
         match self {
-            Self::Process(pid) => ended(*pid, libc::WNOHANG),
+            Self::Process(pid) => ended(*pid, libc::WNOHANG).is_some(),
             Self::Ended(_) | Self::Unexecuted => true,
             Self::Piped(_) | Self::Thread(_) | Self::Task(_) => false,
         }
@@ -236,9 +236,11 @@ impl Born {
                 if let Some(slot) = lingers {
                     slot.watch(pid);
                     // It is still ours to kill while it waits to be collected.
-                    ended(pid, 0);
+                    let how = ended(pid, 0);
                     slot.clear();
-                    executed = child == Child::Exec && name(pid) != name(std::process::id() as i32);
+                    executed = how != Some(libc::CLD_EXITED)
+                        && child == Child::Exec
+                        && name(pid) != name(std::process::id() as i32);
                 }
                 Ok((Some(pid as u32), judge(wait(pid)?, child, gate.unexecuted(), executed)?))
             }
@@ -266,8 +268,9 @@ impl Born {
     }
 }
 
-/// Waits until a child has ended, without collecting it; whether it has.
-fn ended(pid: libc::pid_t, flags: c_int) -> bool {
+/// Waits until a child has ended, without collecting it; how (`CLD_EXITED` and its like), if it
+/// has.
+fn ended(pid: libc::pid_t, flags: c_int) -> Option<c_int> {
     loop {
         // SAFETY: `info` is plain data, written by the kernel.
         let (outcome, info) = unsafe {
@@ -277,10 +280,11 @@ fn ended(pid: libc::pid_t, flags: c_int) -> bool {
         };
         if outcome == 0 {
             // SAFETY: waitid has filled it in, or left it zero.
-            return unsafe { info.si_pid() } == pid;
+            return (unsafe { info.si_pid() } == pid).then_some(info.si_code);
         }
         if io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
-            return true;
+            // `wait` will say what is wrong.
+            return Some(libc::CLD_EXITED);
         }
     }
 }

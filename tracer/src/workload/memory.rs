@@ -297,7 +297,9 @@ impl Drop for Memory {
     }
 }
 
-pub(super) fn page_size() -> usize {
+/// The bytes in a page.
+#[must_use]
+pub fn page_size() -> usize {
     // SAFETY: `sysconf` reads a constant.
     usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
 }

@@ -46,6 +46,7 @@ use anyhow::{Context as _, Result};
 
 pub use flags::CloneFlags;
 pub use kind::{Child, Kind, Part};
+pub use memory::page_size;
 pub use options::{
     Amount, Arrival, ChildWork, Executable, HugePages, Layout, Load, Options, Pattern, Shape,
     Sharing, Writes,

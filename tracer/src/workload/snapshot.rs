@@ -26,7 +26,8 @@ use super::stopwatch::Stopwatch;
 use super::truth;
 
 use child::{Child, News};
-use clock::{Arrivals, nanoseconds, now, rest};
+pub(super) use clock::now;
+use clock::{Arrivals, nanoseconds, rest};
 use shared::{Log, Marks, Of};
 use values::{VALUE, fill, sum, sum_of_values, value, weighed};
 

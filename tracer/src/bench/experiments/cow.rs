@@ -19,7 +19,7 @@ use crate::bench::{
     text::{binary, number as shown},
 };
 use crate::failure::Failure;
-use crate::workload::Truth;
+use crate::workload::{Truth, page_size};
 
 /// The tracer counts these, and times one fault in 17.
 const MEASURE: &str = "latency,cow";
@@ -54,7 +54,7 @@ struct Found {
 pub(super) fn run(lab: &Lab) -> Result<Outcome, Failure> {
     let rss = lab.pick(64_u64 << 20, 512 << 20).min(lab.memory / 2);
     let forks = lab.pick(2_u64, 5);
-    let pages = rss / page_size();
+    let pages = rss / page_size() as u64;
     let mut cases = vec![
         case("sequential", false, 1.0, true),
         case("strided", false, 1.0, true),
@@ -76,27 +76,23 @@ pub(super) fn run(lab: &Lab) -> Result<Outcome, Failure> {
     }
     lab.progress.steps(cases.len() + 1);
 
-    let mut outcome = Outcome {
-        name: "cow",
-        title: format!("a copy-on-write fault's cost; a parent of {}", binary(rss as f64)),
-        columns: vec![
-            column("case", "the parent writes", Unit::Text),
-            column("writes", "writes", Unit::Count),
-            column("expected_pages", "pages expected", Unit::Count),
-            column("written_pages", "pages written", Unit::Count),
-            column("copied_pages", "traced: copied", Unit::Count),
-            column("reused_pages", "traced: reused", Unit::Count),
-            column("write_p50_ns", "first write p50", Unit::Ns),
-            column("write_p99_ns", "p99", Unit::Ns),
-            column("traced_fault_p50_ns", "traced: fault p50", Unit::Ns),
-        ],
-        rows: Vec::new(),
-        verdict: String::new(),
-        figures: BTreeMap::new(),
-        notes: no_tracer(lab).into_iter().collect(),
-        plot: None,
-        commands: Vec::new(),
-    };
+    let columns = vec![
+        column("case", "the parent writes", Unit::Text),
+        column("writes", "writes", Unit::Count),
+        column("expected_pages", "pages expected", Unit::Count),
+        column("written_pages", "pages written", Unit::Count),
+        column("copied_pages", "traced: copied", Unit::Count),
+        column("reused_pages", "traced: reused", Unit::Count),
+        column("write_p50_ns", "first write p50", Unit::Ns),
+        column("write_p99_ns", "p99", Unit::Ns),
+        column("traced_fault_p50_ns", "traced: fault p50", Unit::Ns),
+    ];
+    let mut outcome = Outcome::new(
+        "cow",
+        format!("a copy-on-write fault's cost; a parent of {}", binary(rss as f64)),
+        columns,
+    );
+    outcome.notes.extend(no_tracer(lab));
     let mut hits = Vec::new();
     for case in &cases {
         let label = format!("{}, {}", case.pattern, if case.gone { "alone" } else { "shared" });
@@ -151,11 +147,6 @@ pub(super) fn run(lab: &Lab) -> Result<Outcome, Failure> {
     );
     outcome.plot = Some(plot(pages as f64, hits, lab.tracer.is_ok()));
     Ok(outcome)
-}
-
-fn page_size() -> u64 {
-    // SAFETY: it reads a constant.
-    u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
 }
 
 fn words(case: &Case, rss: u64, forks: u64, writes: u64) -> Vec<String> {

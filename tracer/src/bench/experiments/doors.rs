@@ -58,24 +58,17 @@ struct Row {
 pub(super) fn run(lab: &Lab) -> Result<Outcome, Failure> {
     let (installed, missing): (Vec<&Caller>, Vec<&Caller>) =
         CALLERS.iter().partition(|caller| on_path(caller.program).is_some());
-    let mut outcome = Outcome {
-        name: "doors",
-        title: "what stands behind each way to make a process".into(),
-        columns: vec![
-            column("program", "program", Unit::Text),
-            column("call", "call", Unit::Text),
-            column("mechanism", "mechanism", Unit::Text),
-            column("syscall", "syscall", Unit::Text),
-            column("clone_flags", "CLONE_ flags", Unit::Text),
-            column("count", "seen", Unit::Count),
-        ],
-        rows: Vec::new(),
-        verdict: String::new(),
-        figures: BTreeMap::new(),
-        notes: no_tracer(lab).into_iter().collect(),
-        plot: None,
-        commands: Vec::new(),
-    };
+    let columns = vec![
+        column("program", "program", Unit::Text),
+        column("call", "call", Unit::Text),
+        column("mechanism", "mechanism", Unit::Text),
+        column("syscall", "syscall", Unit::Text),
+        column("clone_flags", "CLONE_ flags", Unit::Text),
+        column("count", "seen", Unit::Count),
+    ];
+    let mut outcome =
+        Outcome::new("doors", "what stands behind each way to make a process", columns);
+    outcome.notes.extend(no_tracer(lab));
     let mut rows = Vec::new();
     if lab.tracer.is_ok() {
         lab.progress.steps(3);

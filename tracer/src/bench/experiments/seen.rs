@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::tools::command;
 use crate::bench::{Column, Lab, Traced, Unit};
 use crate::failure::Failure;
 
@@ -32,7 +33,7 @@ pub(super) fn size(bytes: u64) -> String {
 
 /// How it can be done by hand.
 pub(super) fn by_hand(words: &[&str]) -> String {
-    format!("forkscope workload {}", words.join(" "))
+    command(&words.join(" "))
 }
 
 /// The same under the tracer.

@@ -48,26 +48,19 @@ pub(super) fn run(lab: &Lab) -> Result<Outcome, Failure> {
     let (sizes, note) = lab.sizes(&wanted, 2);
     let forks = lab.pick(7_u64, 15);
     lab.progress.steps(sizes.len() * TOUCHES.len());
-    let mut outcome = Outcome {
-        name: "sibling",
-        title: "a thread touches a page every 20 µs while another forks".into(),
-        columns: vec![
-            column("rss_bytes", "parent", Unit::Bytes),
-            column("touch", "the thread does", Unit::Text),
-            column("fork_p50_ns", "fork p50", Unit::Ns),
-            column("wait_p50_ns", "longest wait p50", Unit::Ns),
-            column("wait_max_ns", "worst", Unit::Ns),
-            column("wait_share", "of its fork", Unit::Share),
-            column("calm_p50_ns", "calm p50", Unit::Ns),
-            column("calm_p99_ns", "calm p99", Unit::Ns),
-        ],
-        rows: Vec::new(),
-        verdict: String::new(),
-        figures: BTreeMap::new(),
-        notes: note.into_iter().collect(),
-        plot: None,
-        commands: Vec::new(),
-    };
+    let columns = vec![
+        column("rss_bytes", "parent", Unit::Bytes),
+        column("touch", "the thread does", Unit::Text),
+        column("fork_p50_ns", "fork p50", Unit::Ns),
+        column("wait_p50_ns", "longest wait p50", Unit::Ns),
+        column("wait_max_ns", "worst", Unit::Ns),
+        column("wait_share", "of its fork", Unit::Share),
+        column("calm_p50_ns", "calm p50", Unit::Ns),
+        column("calm_p99_ns", "calm p99", Unit::Ns),
+    ];
+    let mut outcome =
+        Outcome::new("sibling", "a thread touches a page every 20 µs while another forks", columns);
+    outcome.notes.extend(note);
     let mut lines = TOUCHES.map(|(_, name, _)| Series { name: name.into(), points: Vec::new() });
     let mut forked = Vec::new();
     for &rss in &sizes {

@@ -12,10 +12,8 @@
 
 use std::collections::BTreeMap;
 
-use base64::Engine as _;
-use hdrhistogram::{Histogram, serialization::Deserializer};
-
 use super::seen::{Seen, by_hand, by_hand_traced, column, no_tracer, number, size, traced};
+use super::tools::histogram;
 use crate::bench::{
     Axis, Cell, Lab, Outcome, Plot, Series, Unit,
     text::{binary, number as shown},
@@ -53,30 +51,26 @@ pub(super) fn run(lab: &Lab) -> Result<Outcome, Failure> {
         cases.splice(0..0, [(sizes[0], 5_000), (sizes[0], 20_000)]);
     }
     lab.progress.steps(2 * cases.len());
-    let mut outcome = Outcome {
-        name: "snapshot",
-        title: "requests to a server that forks to save, from when they were due".into(),
-        columns: vec![
-            column("rss_bytes", "store", Unit::Bytes),
-            column("rate_per_s", "rate", Unit::PerSecond),
-            column("state", "a save", Unit::Text),
-            column("requests", "requests", Unit::Count),
-            column("p50_ns", "p50", Unit::Ns),
-            column("p99_ns", "p99", Unit::Ns),
-            column("p999_ns", "p99.9", Unit::Ns),
-            column("max_ns", "max", Unit::Ns),
-            column("stall_max_ns", "fork max", Unit::Ns),
-            column("traced_stall_max_ns", "traced: fork", Unit::Ns),
-            column("traced_cow_stall_ns", "traced: faults", Unit::Ns),
-            column("traced_copied_pages", "traced: copied", Unit::Count),
-        ],
-        rows: Vec::new(),
-        verdict: String::new(),
-        figures: BTreeMap::new(),
-        notes: no_tracer(lab).into_iter().chain(note).collect(),
-        plot: None,
-        commands: Vec::new(),
-    };
+    let columns = vec![
+        column("rss_bytes", "store", Unit::Bytes),
+        column("rate_per_s", "rate", Unit::PerSecond),
+        column("state", "a save", Unit::Text),
+        column("requests", "requests", Unit::Count),
+        column("p50_ns", "p50", Unit::Ns),
+        column("p99_ns", "p99", Unit::Ns),
+        column("p999_ns", "p99.9", Unit::Ns),
+        column("max_ns", "max", Unit::Ns),
+        column("stall_max_ns", "fork max", Unit::Ns),
+        column("traced_stall_max_ns", "traced: fork", Unit::Ns),
+        column("traced_cow_stall_ns", "traced: faults", Unit::Ns),
+        column("traced_copied_pages", "traced: copied", Unit::Count),
+    ];
+    let mut outcome = Outcome::new(
+        "snapshot",
+        "requests to a server that forks to save, from when they were due",
+        columns,
+    );
+    outcome.notes.extend(no_tracer(lab).into_iter().chain(note));
     for &(rss, rate) in &cases {
         let words = words(lab, rss, rate);
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
@@ -219,8 +213,7 @@ fn verdict(figures: &BTreeMap<String, f64>) -> String {
 
 /// A distribution by what one in so many requests exceeds.
 fn curve(times: &Latency) -> Option<Vec<(f64, f64)>> {
-    let bytes = base64::engine::general_purpose::STANDARD.decode(times.hdr.as_ref()?).ok()?;
-    let histogram: Histogram<u64> = Deserializer::new().deserialize(&mut bytes.as_slice()).ok()?;
+    let histogram = histogram(times)?;
     let few = |&one_in: &f64| one_in <= times.count as f64;
     let at = |one_in: f64| (one_in, histogram.value_at_quantile(1.0 - 1.0 / one_in) as f64);
     let mut points: Vec<_> = ONE_IN.into_iter().filter(few).map(at).collect();
@@ -243,6 +236,9 @@ fn plot(calm: &Latency, saving: &Latency) -> Option<Plot> {
 #[cfg(test)]
 mod tests {
     use hdrhistogram::serialization::{Serializer as _, V2DeflateSerializer};
+
+    use base64::Engine as _;
+    use hdrhistogram::Histogram;
 
     use super::*;
 

@@ -4,7 +4,7 @@ use base64::Engine as _;
 use hdrhistogram::{Histogram, serialization::Deserializer};
 
 use crate::{
-    bench::{Axis, Cell, Lab, Outcome, Plot, Series, Unit, text::binary},
+    bench::{Axis, Cell, Column, Lab, Outcome, Plot, Series, Unit, text::binary},
     failure::{Failure, Why},
     workload::{Latency, Truth},
 };
@@ -85,23 +85,8 @@ impl Paper {
         title: impl Into<String>,
         columns: &[(&'static str, &'static str, Unit)],
     ) -> Self {
-        let columns = columns
-            .iter()
-            .map(|&(key, name, unit)| crate::bench::Column { key, name, unit })
-            .collect();
-        Self {
-            outcome: Outcome {
-                name,
-                title: title.into(),
-                columns,
-                rows: Vec::new(),
-                verdict: String::new(),
-                figures: Default::default(),
-                notes: Vec::new(),
-                plot: None,
-                commands: Vec::new(),
-            },
-        }
+        let columns = columns.iter().map(|&(key, name, unit)| Column { key, name, unit });
+        Self { outcome: Outcome::new(name, title, columns.collect()) }
     }
 
     /// A row of the table.

@@ -46,23 +46,20 @@ pub(super) fn run(lab: &Lab) -> Result<Outcome, Failure> {
     let rss = (64_u64 << 20).min(lab.memory);
     let count = lab.pick(5_u64, 25);
     lab.progress.steps(2 * HOLDS.len());
-    let mut outcome = Outcome {
-        name: "vfork-frozen",
-        title: format!("how long the caller stands still; a parent of {}", binary(rss as f64)),
-        columns: vec![
-            column("door", "call", Unit::Text),
-            column("hold_ns", "child waits", Unit::Ns),
-            column("call_p50_ns", "call p50", Unit::Ns),
-            column("latency_p50_ns", "traced: call p50", Unit::Ns),
-            column("blocked_p50_ns", "traced: frozen p50", Unit::Ns),
-        ],
-        rows: Vec::new(),
-        verdict: String::new(),
-        figures: BTreeMap::from([("rss_bytes".into(), rss as f64)]),
-        notes: no_tracer(lab).into_iter().collect(),
-        plot: None,
-        commands: Vec::new(),
-    };
+    let columns = vec![
+        column("door", "call", Unit::Text),
+        column("hold_ns", "child waits", Unit::Ns),
+        column("call_p50_ns", "call p50", Unit::Ns),
+        column("latency_p50_ns", "traced: call p50", Unit::Ns),
+        column("blocked_p50_ns", "traced: frozen p50", Unit::Ns),
+    ];
+    let mut outcome = Outcome::new(
+        "vfork-frozen",
+        format!("how long the caller stands still; a parent of {}", binary(rss as f64)),
+        columns,
+    );
+    outcome.figures.insert("rss_bytes".into(), rss as f64);
+    outcome.notes.extend(no_tracer(lab));
     let mut found: Vec<[Found; DOORS.len()]> = Vec::new();
     for hold in HOLDS {
         lab.progress.step(&format!("the child waits {hold} ms"));

@@ -4,6 +4,8 @@ use std::{ffi::c_int, io, os::raw::c_void, ptr};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::workload::page_size;
+
 /// Pages of private memory without huge ones, all written; given back when dropped.
 pub(super) struct Memory {
     start: *mut u8,
@@ -18,7 +20,7 @@ impl Memory {
         // A kernel without huge pages refuses, and needs no telling.
         // SAFETY: the mapping is ours.
         unsafe { libc::madvise(memory.start.cast(), len, libc::MADV_NOHUGEPAGE) };
-        for page in 0..len / super::proc::page() {
+        for page in 0..len / page_size() {
             memory.write(page, page as u8 | 1);
         }
         Ok(memory)
@@ -40,7 +42,7 @@ impl Memory {
     }
 
     pub fn pages(&self) -> usize {
-        self.len / super::proc::page()
+        self.len / page_size()
     }
 
     pub fn top(&self) -> *mut c_void {
@@ -52,14 +54,14 @@ impl Memory {
     pub fn write(&self, page: usize, byte: u8) {
         assert!(page < self.pages());
         // SAFETY: within the mapping, by the assertion.
-        unsafe { self.start.add(page * super::proc::page()).write_volatile(byte) };
+        unsafe { self.start.add(page * page_size()).write_volatile(byte) };
     }
 
     /// Reads the beginning of a page.
     pub fn read(&self, page: usize) -> u8 {
         assert!(page < self.pages());
         // SAFETY: within the mapping, by the assertion.
-        unsafe { self.start.add(page * super::proc::page()).read_volatile() }
+        unsafe { self.start.add(page * page_size()).read_volatile() }
     }
 }
 

@@ -40,7 +40,7 @@ pub(super) fn probe(size: u64) -> Result<Value> {
         "page_table_bytes": proc::status("self", "VmPTE")?,
         "mappings": mappings,
     });
-    let program = CString::new(super::program())?;
+    let program = super::program()?;
     let words = [c"forkscope", c"bench-probe", c"exec-done"].map(CStr::to_owned);
     let words: Vec<_> = words.into_iter().chain([CString::new(before.to_string())?]).collect();
     Err(execute(&program, &words)).context("exec of this program")

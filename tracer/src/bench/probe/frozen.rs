@@ -47,11 +47,8 @@ pub(super) fn probe() -> Result<Value> {
     let stack = Memory::written(STACK)?;
     let words = [c"forkscope", c"bench-probe", c"nothing", AFTERWARDS].map(std::ffi::CStr::as_ptr);
     let [a, b, c, d] = words;
-    let mut given = Given {
-        program: CString::new(super::program())?,
-        argv: [a, b, c, d, ptr::null()],
-        envp: [ptr::null()],
-    };
+    let mut given =
+        Given { program: super::program()?, argv: [a, b, c, d, ptr::null()], envp: [ptr::null()] };
     let (ended, longest) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let other = thread::spawn({
         let (ended, longest) = (Arc::clone(&ended), Arc::clone(&longest));

@@ -7,6 +7,7 @@ use super::{
     child::{self, Memory, Pipe},
     proc,
 };
+use crate::workload::page_size;
 
 /// Pages of each of the three segments that textbooks name.
 const SEGMENT_PAGES: usize = 64;
@@ -31,7 +32,7 @@ struct Range {
 
 impl Range {
     fn over(start: usize, len: usize) -> Self {
-        let page = proc::page();
+        let page = page_size();
         let first = start.next_multiple_of(page);
         Self { start: first, pages: (start + len - first) / page }
     }
@@ -106,11 +107,11 @@ fn look(
     let own_at_call = own(child)?;
     let apart_at_call = all.apart(child)?;
     let segments = ranges.iter().map(|range| range.apart(child)).collect::<Result<Vec<_>>>()?;
-    let len = all.pages * proc::page();
+    let len = all.pages * page_size();
     let theirs = proc::memory(child, all.start, len).context("the child's memory")?;
     // SAFETY: the mapping is ours, and nobody writes to it meanwhile.
     let ours = unsafe { std::slice::from_raw_parts(all.start as *const u8, len) };
-    let same = ours.chunks(proc::page()).zip(theirs.chunks(proc::page()));
+    let same = ours.chunks(page_size()).zip(theirs.chunks(page_size()));
     let same_bytes = same.filter(|(our, their)| our == their).count();
     let read_faults = tell(READ)?;
     let apart_after_reading = all.apart(child)?;
@@ -120,7 +121,7 @@ fn look(
     (1..memory.pages()).step_by(EVERY).for_each(|page| memory.write(page, 7));
     let parent_faults = proc::minor_faults() - before;
     let apart_after_both = all.apart(child)?;
-    let seen = proc::memory(child, all.start + proc::page(), 1)?;
+    let seen = proc::memory(child, all.start + page_size(), 1)?;
     if seen.first() == Some(&7) {
         bail!("a fork child sees what its parent writes: this is no fork");
     }

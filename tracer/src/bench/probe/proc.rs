@@ -8,6 +8,8 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
+use crate::workload::page_size;
+
 /// What kcmp(2) can compare; the numbers are the kernel's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Resource {
@@ -65,12 +67,6 @@ pub(super) fn minor_faults() -> u64 {
     usage.ru_minflt as u64
 }
 
-/// The bytes in a page.
-pub(super) fn page() -> usize {
-    // SAFETY: no pointers.
-    usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
-}
-
 /// The frames that hold a range of a process's pages; `None` where the kernel keeps them secret.
 pub(super) fn frames(who: &str, start: usize, pages: usize) -> Result<Option<Vec<u64>>> {
     const PRESENT: u64 = 1 << 63;
@@ -78,7 +74,7 @@ pub(super) fn frames(who: &str, start: usize, pages: usize) -> Result<Option<Vec
     let path = format!("/proc/{who}/pagemap");
     let file = File::open(&path).context(path.clone())?;
     let mut bytes = vec![0; pages * 8];
-    file.read_exact_at(&mut bytes, (start / page() * 8) as u64).context(path)?;
+    file.read_exact_at(&mut bytes, (start / page_size() * 8) as u64).context(path)?;
     let entries: Vec<u64> =
         bytes.as_chunks().0.iter().map(|entry: &[u8; 8]| u64::from_ne_bytes(*entry)).collect();
     let known = entries.iter().all(|entry| entry & PRESENT != 0 && entry & FRAME != 0);

@@ -1,7 +1,7 @@
 //! What a child has in common with its maker, by kcmp(2).
 
 use std::{
-    ffi::{CString, c_char, c_int, c_void},
+    ffi::{c_char, c_int, c_void},
     io, ptr,
     sync::{
         Arc,
@@ -163,7 +163,7 @@ fn succeeded(error: c_int) -> Result<()> {
 
 fn posix_spawn() -> Result<Shared> {
     let actions = Actions::busy()?;
-    let program = CString::new(super::program())?;
+    let program = super::program()?;
     let words = [c"forkscope", c"bench-probe", c"nothing"];
     let argv = [words[0].as_ptr(), words[1].as_ptr(), words[2].as_ptr(), ptr::null()];
     let envp: [*const c_char; 1] = [ptr::null()];

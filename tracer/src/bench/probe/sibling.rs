@@ -12,6 +12,8 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
+use crate::{kernel::clock_ns, workload::page_size};
+
 /// Memory that is touched for the first time, or shared.
 const FRESH: usize = 1 << 30;
 const STACK: usize = 256 << 10;
@@ -46,16 +48,8 @@ fn mapping(bytes: usize, how: i32) -> Result<*mut u8> {
     Ok(start.cast())
 }
 
-fn page_size() -> usize {
-    // SAFETY: it reads a constant.
-    usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
-}
-
 fn now() -> u64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is writable.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+    clock_ns(libc::CLOCK_MONOTONIC) as u64
 }
 
 fn wait_until(at: u64) {

@@ -41,7 +41,7 @@ impl Arrivals {
 }
 
 /// `CLOCK_MONOTONIC`, as a number that parent and child can compare.
-pub(super) fn now() -> u64 {
+pub(in crate::workload) fn now() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is writable.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };

@@ -5,6 +5,8 @@ use std::{
     fs,
     path::PathBuf,
     process::Command,
+    thread,
+    time::Duration,
 };
 
 use crate::{
@@ -124,11 +126,39 @@ impl Tracer {
         self.running.signal(signal);
     }
 
+    /// Waits until it has read /proc, which it does in a thread of its own, and has taken note.
+    pub fn until_settled(&self) {
+        let tasks = format!("/proc/{}/task", self.pid());
+        let reads = || {
+            let tasks = fs::read_dir(&tasks).into_iter().flatten().flatten();
+            let names = tasks.map(|task| fs::read_to_string(task.path().join("comm")));
+            names.flatten().any(|name| name.trim() == "forkscope-proc")
+        };
+        while reads() {
+            thread::sleep(Duration::from_millis(20));
+        }
+        thread::sleep(Duration::from_millis(500));
+    }
+
+    /// The process, when its end is no end of a recording.
+    #[must_use]
+    pub fn running(self) -> Running {
+        self.running
+    }
+
     /// Waits for its end by itself.
     #[must_use]
     pub fn finish(self) -> Traced {
         let done = self.running.finish().expect_code(0);
         Traced { done, recording: Recording::read(&self.path), path: self.path }
+    }
+
+    /// Ends it as Ctrl-C would; where the records are, which are too many to be read here.
+    #[must_use]
+    pub fn stop_only(self) -> PathBuf {
+        self.signal(libc::SIGINT);
+        let _ = self.running.finish().expect_code(0);
+        self.path
     }
 
     /// Ends it as Ctrl-C would.

@@ -211,6 +211,8 @@ pub mod feature {
     pub const ENDS_WITH_PROCESS: u32 = 1 << 19;
     /// At `schedule_tail`, where those of 32-bit calls come by too.
     pub const STARTS_BY_FUNCTION: u32 = 1 << 20;
+    /// What copying takes is told by the lock of the address space.
+    pub const COPY_BY_LOCK: u32 = 1 << 21;
 }
 
 /// Bits of [`Config::filters`].
@@ -339,6 +341,10 @@ pub struct Config {
     /// Not 0: where a page of a large folio says which one is the first, there may be a mask of
     /// addresses (`compound_info`, 7.x).
     pub head_masks: u32,
+    /// Where tasks are looked for.
+    pub tasks: Places,
+    /// Where address spaces are.
+    pub spaces: Places,
 }
 
 impl Config {
@@ -362,6 +368,8 @@ impl Config {
         compat_status: 0,
         page_size: 0,
         window_mask: 0,
+        tasks: Places { mask: 0, most: 1 },
+        spaces: Places { mask: 0, most: 1 },
         page_exclusive: 0,
         jiffy_ns: 0,
         cow_period: 1,
@@ -384,44 +392,35 @@ impl Syscalls {
 
 const FIELDS: usize = size_of::<Offsets>() / 4;
 const _: () = assert!(
-    size_of::<Config>() == (MAX_CGROUPS + MAX_HIERARCHIES) * 8 + FIELDS * 4 + 2 * 5 * 4 + 24 * 4,
+    size_of::<Config>() == (MAX_CGROUPS + MAX_HIERARCHIES) * 8 + FIELDS * 4 + 2 * 5 * 4 + 28 * 4,
     "Config has padding: add or take a field"
 );
 // SAFETY: `repr(C)`, integers only, and the assertion above proves that there is no padding.
 unsafe impl Plain for Config {}
 
-/// What the kernel side remembers of a task, keyed by its tid.
+/// What the kernel side remembers of a task, found by its tid.
 ///
-/// Made when the task is spawned, or at its first call; dropped at its exit.
-#[repr(C)]
+/// Made when the task is spawned, or at its first call; dropped at its exit. What every spawn
+/// needs is on the first cache line.
+#[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TaskState {
+    /// Its tid; 0 while it is nobody's.
+    pub key: u64,
+    /// How many hold it or try to: who finds itself alone has it.
+    pub claims: u32,
+    /// Process of the child that the creating call under way made.
+    pub child_pid: u32,
     /// Start time of the process, to tell a recycled tid.
     pub start: u64,
     /// When it was spawned; 0 when that was not recorded.
     pub spawned_at: u64,
     /// Entry of the creating call under way; 0 when there is none.
     pub call_at: u64,
-    /// When the lock of its address space was taken in that call; 0 when it was not.
-    pub copy_at: u64,
-    /// Time spent duplicating the address space in that call; 0 when none was.
-    pub copy_ns: u64,
     /// When that call made the child; 0 when it has not.
     pub made_at: u64,
     /// Start time of that child.
     pub child_start: u64,
-    /// Entry of the exec under way; 0 when there is none.
-    pub exec_at: u64,
-    /// When that exec could no longer fail; 0 before.
-    pub prepared_at: u64,
-    /// When the old program was gone; 0 before.
-    pub replaced_at: u64,
-    /// When the new one was in place; 0 before.
-    pub loaded_at: u64,
-    /// When the child that the call under way made was set free to run; 0 when not seen.
-    pub woken_at: u64,
-    /// That child's process.
-    pub child_pid: u32,
     /// That child's task.
     pub child_tid: u32,
     /// How the task was made, or [`crate::event::NO_MECHANISM`].
@@ -432,8 +431,32 @@ pub struct TaskState {
     pub flags: u8,
     /// The call under way made a child that stands in the parent's place until exec or exit.
     pub call_blocks: u8,
+    /// When the lock of its address space was taken in that call; 0 when it was not.
+    pub copy_at: u64,
+    /// Time spent duplicating the address space in that call; 0 when none was.
+    pub copy_ns: u64,
+    /// When the child that the call under way made was set free to run; 0 when not seen.
+    pub woken_at: u64,
+    /// Entry of the exec under way; 0 when there is none.
+    pub exec_at: u64,
+    /// When that exec could no longer fail; 0 before.
+    pub prepared_at: u64,
+    /// When the old program was gone; 0 before.
+    pub replaced_at: u64,
+    /// When the new one was in place; 0 before.
+    pub loaded_at: u64,
     /// Zero.
-    pub reserved: u32,
+    pub reserved: u64,
+}
+
+/// Where elements of an array are that are found by a key.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Places {
+    /// Entries in the array less one; all bits below the highest are set.
+    pub mask: u32,
+    /// How many places a key has, the next one where one is taken.
+    pub most: u32,
 }
 
 /// Bits of [`TaskState::flags`].
@@ -446,9 +469,8 @@ pub mod task {
     pub const FAILED: u8 = 4;
 }
 
-const _: () = assert!(size_of::<TaskState>() == 12 * 8 + 2 * 4 + 4 + 4);
-// SAFETY: `repr(C)`, integers only, and the assertion above proves that there is no padding.
-unsafe impl Plain for TaskState {}
+const _: () = assert!(size_of::<TaskState>() == 128);
+const _: () = assert!(core::mem::offset_of!(TaskState, copy_at) == 64);
 
 /// Which histogram is where: [`slot::COUNT`] of them per CPU.
 pub mod slot {

@@ -189,13 +189,15 @@ pub const LEDGER_CORE: usize = core::mem::offset_of!(Ledger, latency);
 pub const ENOUGH_TIMED: u64 = 100;
 
 /// What is known of an address space that took part in a fork; the key is its `mm_struct`.
-#[repr(C)]
+#[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Space {
+    /// Its address; 0 while it is nobody's.
+    pub key: u64,
+    /// How many hold it or try to: who finds itself alone has it.
+    pub claims: u32,
     /// Process that owns it.
     pub pid: u32,
-    /// The highest rank of a ledger in which it is the parent; 0 without any.
-    pub top: u32,
     /// Slot of the ledger in which it is the child.
     pub own: u32,
     /// [`end::EXIT`] once its process has begun to exit.
@@ -204,15 +206,22 @@ pub struct Space {
     pub own_opened: u64,
     /// Faults that fell into no ledger.
     pub carried: u64,
+    /// The highest rank of a ledger in which it is the parent; 0 without any.
+    pub top: u32,
+    /// Slot of the ledger of rank 1 in which it is the parent.
+    pub first: u32,
+    /// `opened_at` of that ledger; 0 without any.
+    pub first_opened: u64,
 }
 
-/// Names an open ledger by its parent.
+/// Names an open ledger by its parent, where another one was open already: the first is in the
+/// parent's [`Space`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rank {
     /// The parent's `mm_struct`.
     pub mm: u64,
-    /// From 1.
+    /// From 2.
     pub rank: u32,
     /// Zero.
     pub reserved: u32,
@@ -285,6 +294,10 @@ pub struct Shared {
     /// How often a ledger has been opened or closed: what a [`Window`] was found for holds
     /// while it does not change.
     pub generation: u64,
+    /// Creating calls on this machine that have made nothing yet.
+    pub creating: u64,
+    /// Not 0 once a task, or an address space, did not get its first place.
+    pub displaced: u64,
     /// Where memory is.
     pub layout: Layout,
     /// What came of the loader's own faults.
@@ -430,13 +443,13 @@ const LEDGER_HEAD: usize = 16 + 6 * 8 + 2 * COMM_LEN + 6 * 4 + 8;
 plain! {
     Role = 7 * 8 + CURVE * 4 + 12 * 4,
     Ledger = LEDGER_HEAD + ROLES * 192 + ROLES * BUCKETS * 4 + 14 * 4,
-    Space = 4 * 4 + 2 * 8,
+    Space = 2 * 8 + 4 * 4 + 2 * 8 + 2 * 4 + 8,
     Rank = 16,
     Window = 5 * 8 + 6 * 4 + 2 * 8 + 6 * 8,
     Layout = 4 * 8,
     Proof = 5 * 8,
     Witness = 4 * 8 + COMM_LEN + 6 * 4,
-    Shared = 10 * 8 + 72,
+    Shared = 12 * 8 + 72,
     PerCpu = 8 * 8,
     Fault = 16 + 4 * 8 + 4 * 4,
     Place = 16,

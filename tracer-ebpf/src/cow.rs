@@ -14,15 +14,17 @@ use crate::{
     fault::by_function::own_window,
     filter::{self, Subject},
     kernel::{Task, current, current_comm, has, opaque},
-    maps::{FREE, LEDGERS, OWNERS, RANKS, SHARED, SPACES, TASKS},
+    maps::{FREE, LEDGERS, OWNERS, RANKS, SHARED},
+    slots,
     spawn::{is_followed, traced_task},
 };
 
 /// Ranks that one look for an open ledger goes down: so many children of a process may end one
-/// after the other, newest first, while it neither forks nor writes.
-const MOST_HOPS: u32 = 1024;
+/// after the other, newest first, while it neither forks nor writes; the next look goes on from
+/// there. The verifier walks them all, in two programs.
+const MOST_HOPS: u32 = 256;
 /// Ledgers that a parent's end closes; those beyond end with their child.
-const MOST_CLOSED: u32 = 256;
+const MOST_CLOSED: u32 = 64;
 
 /// A fork that leaves memory shared.
 struct Fork<'a> {
@@ -61,13 +63,15 @@ fn next_generation() {
 /// and still copy it, which the verifier refuses.)
 pub const NO_SLOT: u32 = u32::MAX;
 
-/// The highest rank up to `rank` that has an open ledger, and its slot.
+/// The highest rank of a parent that has an open ledger, and its slot.
 #[inline(always)]
-pub fn newest(mm: u64, mut rank: u32) -> (u32, u32) {
+pub fn newest(parent: *mut Space) -> (u32, u32) {
+    // SAFETY: a live map element.
+    let (mm, mut rank) = unsafe { ((*parent).key, (*parent).top) };
     let mut found = opaque(NO_SLOT);
     let mut hops = 0;
     while hops < MOST_HOPS {
-        if rank == 0 {
+        if rank <= 1 {
             break;
         }
         // SAFETY: the value is copied out at once.
@@ -78,7 +82,27 @@ pub fn newest(mm: u64, mut rank: u32) -> (u32, u32) {
         rank -= 1;
         hops += 1;
     }
+    if rank == 1 {
+        found = first(parent);
+        if found == NO_SLOT {
+            rank = 0;
+        }
+    }
     (rank, found)
+}
+
+/// The slot of a parent's ledger of rank 1, while that is open.
+#[inline(always)]
+fn first(parent: *mut Space) -> u32 {
+    // SAFETY: a live map element.
+    let (slot, opened_at) = unsafe { ((*parent).first, (*parent).first_opened) };
+    match LEDGERS.get_ptr(slot) {
+        // SAFETY: as above.
+        Some(ledger) if opened_at != 0 && unsafe { (*ledger).opened_at } == opened_at => {
+            opaque(slot)
+        }
+        _ => opaque(NO_SLOT),
+    }
 }
 
 /// `task_newtask`: the parent runs, the child does not yet. A program of its own beside the
@@ -90,8 +114,9 @@ pub fn made(child: Task, clone_flags: u64) {
     }
     let Some(cpu) = Cpu::current() else { return };
     let Some((pid, tid)) = traced_task() else { return };
-    let parent = current();
-    let (parent_mm, child_mm) = (parent.mm().address(), child.mm().address());
+    let (parent, child) = (current().by_number(), child.by_number());
+    let parent_mm = cpu.number(parent.mm().address());
+    let child_mm = cpu.number(child.mm().address());
     if parent_mm == 0 || child_mm == 0 {
         return;
     }
@@ -100,12 +125,12 @@ pub fn made(child: Task, clone_flags: u64) {
     let child_pid = child.pid();
     let uid = bpf_get_current_uid_gid() as u32;
     let comm = current_comm();
-    let followed = is_followed(TASKS.get_ptr_mut(tid));
+    let followed = is_followed(slots::task(tid));
     let verdict = filter::judge(&Subject { pid, uid, comm, task: parent, css_set, followed });
     // With memory of its own it can be nothing else.
     let evidence =
         Evidence { kernel_task: false, user_worker: false, clone_flags, own_stack: false };
-    if !verdict.passes || !filter::mechanism(Mechanism::decide(&evidence)) {
+    if !verdict.passes || !filter::mechanism(Mechanism::decide(&evidence) as u8) {
         return;
     }
     let at = now();
@@ -128,13 +153,8 @@ pub fn made(child: Task, clone_flags: u64) {
 #[inline(always)]
 fn opened(cpu: Cpu, fork: &Fork<'_>) {
     next_generation(); // whoever looks for the parent's newest ledger now does not keep it
-    let fresh = Space { pid: fork.parent_pid, top: 0, own: 0, ended: 0, own_opened: 0, carried: 0 };
-    if SPACES.get_ptr_mut(fork.parent_mm).is_none() {
-        let _ = SPACES.insert(fork.parent_mm, fresh, 1);
-    }
     let slot = FREE.pop().ok().flatten();
-    let mut child = Space { pid: fork.child_pid, ..fresh };
-    let Some(parent) = SPACES.get_ptr_mut(fork.parent_mm) else {
+    let Some(parent) = slots::claim_space(fork.parent_mm) else {
         if let Some(slot) = slot {
             let _ = FREE.push(slot, 0);
         }
@@ -143,9 +163,13 @@ fn opened(cpu: Cpu, fork: &Fork<'_>) {
     };
     // SAFETY: a live map element; two threads of one process that fork at the same instant may
     // take the same rank, and the second then finds it taken.
-    let (top, carried) = unsafe { ((*parent).top, (*parent).carried) };
-    let (below, older) = newest(fork.parent_mm, top);
+    let carried = unsafe {
+        (*parent).pid = fork.parent_pid;
+        (*parent).carried
+    };
+    let (below, older) = newest(parent);
     let rank = below + 1;
+    let (mut own, mut own_opened) = (0, 0);
     if let Some(slot) = slot
         && let Some(ledger) = LEDGERS.get_ptr_mut(slot)
     {
@@ -171,20 +195,31 @@ fn opened(cpu: Cpu, fork: &Fork<'_>) {
             // SAFETY: a live map element.
             unsafe { (*older).overlapping = 1 };
         }
-        child.own = slot;
-        child.own_opened = fork.at;
-        if RANKS.insert(Rank { mm: fork.parent_mm, rank, reserved: 0 }, slot, 0).is_err() {
+        (own, own_opened) = (slot, fork.at);
+        let key = Rank { mm: fork.parent_mm, rank, reserved: 0 };
+        if rank > 1 && RANKS.insert(key, slot, 0).is_err() {
             count!(cpu, cow_unledgered);
         }
         // SAFETY: as above.
         unsafe {
+            if rank == 1 {
+                (*parent).first = slot;
+                (*parent).first_opened = fork.at;
+            }
             (*parent).carried = 0;
             (*parent).top = rank;
         }
     } else {
         count!(cpu, cow_unledgered);
     }
-    if SPACES.insert(fork.child_mm, child, 0).is_err() {
+    if let Some(child) = slots::claim_space(fork.child_mm) {
+        // SAFETY: a live map element, of an address space in which nobody runs yet.
+        unsafe {
+            (*child).pid = fork.child_pid;
+            (*child).own = own;
+            (*child).own_opened = own_opened;
+        }
+    } else {
         count!(cpu, cow_unledgered);
     }
     if has(feature::ENDS_WITH_PROCESS) {
@@ -229,7 +264,9 @@ fn close(cpu: Cpu, slot: u32, ledger: *mut Ledger, how: u32, at: u64) {
     // SAFETY: within the element.
     unsafe { cpu.submit_bytes(Kind::Cow, ledger.cast(), size as u32) };
     into_totals(cpu, closing);
-    let _ = RANKS.remove(Rank { mm: closing.parent_mm, rank: closing.rank, reserved: 0 });
+    if closing.rank > 1 {
+        let _ = RANKS.remove(Rank { mm: closing.parent_mm, rank: closing.rank, reserved: 0 });
+    }
     closing.opened_at = 0;
     let _ = FREE.push(slot, 0);
 }
@@ -254,14 +291,16 @@ fn into_totals(cpu: Cpu, ledger: &Ledger) {
 /// `exit_mmap`: an address space is gone.
 #[inline(always)]
 pub fn torn_down(mm: u64) {
-    let Some(space) = SPACES.get_ptr_mut(mm) else { return };
-    // SAFETY: a live map element, copied.
-    let space = unsafe { *space };
+    let Some(cpu) = Cpu::current() else { return };
+    let mm = cpu.number(mm);
+    let Some(of) = slots::space(mm) else { return };
     if !gate_open() {
         return; // what is open is told as it lies
     }
-    let Some(cpu) = Cpu::current() else { return };
     let at = now();
+    let oldest = first(of);
+    // SAFETY: a live map element, copied.
+    let space = unsafe { *of };
     if space.own_opened != 0
         && let Some(ledger) = LEDGERS.get_ptr_mut(space.own)
         // SAFETY: a live map element.
@@ -279,7 +318,7 @@ pub fn torn_down(mm: u64) {
     let mut rank = space.top;
     let mut closed = 0;
     while closed < MOST_CLOSED {
-        if rank == 0 {
+        if rank <= 1 {
             break;
         }
         // SAFETY: the value is copied out at once.
@@ -292,7 +331,13 @@ pub fn torn_down(mm: u64) {
         rank -= 1;
         closed += 1;
     }
-    let _ = SPACES.remove(mm);
+    if rank == 1
+        && oldest != NO_SLOT
+        && let Some(ledger) = LEDGERS.get_ptr_mut(oldest)
+    {
+        close(cpu, oldest, ledger, end::PARENT_EXIT, at);
+    }
+    slots::forget_space(of);
     next_generation();
 }
 
@@ -318,7 +363,7 @@ pub fn teardown_ended() {
 pub fn left_behind(pid: u32, exits: bool) {
     // SAFETY: the value is copied out at once.
     let Some(mm) = unsafe { OWNERS.get(pid) }.copied() else { return };
-    if exits && let Some(space) = SPACES.get_ptr_mut(mm) {
+    if exits && let Some(space) = slots::space(mm) {
         // SAFETY: a live map element.
         unsafe { (*space).ended = end::EXIT };
     }
@@ -329,7 +374,8 @@ pub fn left_behind(pid: u32, exits: bool) {
 /// The last task of a process ends: its memory will be torn down for that.
 #[inline(always)]
 pub fn process_ended(task: Task, pid: u32) {
-    if let Some(space) = SPACES.get_ptr_mut(task.mm().address()) {
+    let Some(cpu) = Cpu::current() else { return };
+    if let Some(space) = slots::space(cpu.number(task.mm().address())) {
         // SAFETY: a live map element.
         let space = unsafe { &mut *space };
         if space.pid == pid {

@@ -15,7 +15,7 @@ use forkscope_common::{
 
 use crate::{
     kernel::{config, opaque},
-    maps::{COUNTERS, EVENTS, GATE, HISTS},
+    maps::{COUNTERS, EVENTS, GATE, HISTS, PER_CPU},
 };
 
 /// Monotonic nanoseconds.
@@ -70,6 +70,9 @@ pub unsafe fn add_32(counter: *mut u32, n: u32) {
     }
 }
 
+/// Added to a counter it takes one away.
+pub const ONE_LESS: u64 = u64::MAX;
+
 /// One more.
 ///
 /// # Safety
@@ -123,6 +126,19 @@ impl Cpu {
     #[inline(always)]
     pub fn counters(self) -> *mut Counters {
         self.counters
+    }
+
+    /// A pointer as a number: the verifier lets nobody calculate with what it knows to be a
+    /// pointer, and forgets that in a map. Not to be interrupted by another program on this CPU
+    /// that does the same: page faults have interrupts off, the others hold the CPU.
+    #[inline(always)]
+    pub fn number(self, pointer: u64) -> u64 {
+        let Some(own) = PER_CPU.get_ptr_mut(self.id) else { return 0 };
+        // SAFETY: a live map element.
+        unsafe {
+            (&raw mut (*own).scratch).write_volatile(pointer);
+            (&raw const (*own).scratch).read_volatile()
+        }
     }
 
     /// A header for a record of this moment.

@@ -14,7 +14,8 @@ use crate::{
         Ptr, Task, config, current, current_comm, exec_filename, has, opaque, read_str, read_user,
         read_user_str,
     },
-    maps::{EXEC_SCRATCH, Scratch, TASKS},
+    maps::{EXEC_SCRATCH, Scratch},
+    slots,
     spawn::{restarts, state_of, traced_task},
 };
 
@@ -51,7 +52,7 @@ pub fn loaded() {
 #[inline(always)]
 fn own_state() -> Option<*mut TaskState> {
     let (_, tid) = traced_task()?;
-    TASKS.get_ptr_mut(tid)
+    slots::task(tid)
 }
 
 /// The last moment before the old program is given up.
@@ -86,7 +87,7 @@ fn known(pid: u32, tid: u32, start: u64) -> Known {
         replaced_at: 0,
         loaded_at: 0,
     };
-    if let Some(state) = TASKS.get_ptr_mut(tid) {
+    if let Some(state) = slots::task(tid) {
         // SAFETY: a live map element of the current task, which nobody else writes.
         let state = unsafe { &mut *state };
         known.exec_at = state.exec_at;
@@ -95,7 +96,7 @@ fn known(pid: u32, tid: u32, start: u64) -> Known {
         state.exec_at = 0;
         state.prepared_at = 0;
     }
-    if let Some(state) = TASKS.get_ptr_mut(pid) {
+    if let Some(state) = slots::task(pid) {
         // SAFETY: as above; the leader is gone, or it is the current task.
         let state = unsafe { &mut *state };
         known.followed |= state.flags & task::FOLLOWED != 0;
@@ -116,6 +117,7 @@ fn known(pid: u32, tid: u32, start: u64) -> Known {
 #[inline(always)]
 fn begin(cpu: Cpu, task: Task, old_tid: u32, at: u64) -> Option<(event::Exec, Known)> {
     let (pid, tid) = traced_task()?;
+    let task = task.by_number();
     let start = task.process_start();
     let known = known(pid, old_tid, start);
     if !gate_open() {
@@ -166,9 +168,11 @@ pub fn done(task: Task, old_tid: u32, bprm: Ptr) {
     let at = now();
     let begun = begin(cpu, task, old_tid, at);
     let pid = task.pid();
-    if old_tid != pid {
+    if old_tid != pid
+        && let Some(state) = slots::task(old_tid)
+    {
         // A thread took over its leader's identity.
-        let _ = TASKS.remove(old_tid);
+        slots::forget_task(state);
     }
     let Some((mut record, known)) = begun else { return };
     count!(cpu, execs);

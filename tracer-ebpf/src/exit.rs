@@ -12,8 +12,9 @@ use crate::{
     fault,
     filter::{self, Subject},
     kernel::{Task, current_comm, has},
-    maps::{ENDED, TASKS},
-    spawn::traced_task,
+    maps::ENDED,
+    slots,
+    spawn::{no_longer_creating, traced_task},
 };
 
 /// Whether no other task of the process has passed for the last one.
@@ -36,25 +37,26 @@ pub fn ended(task: Task, group_dead: bool) {
     let mut followed = false;
     let mut mechanism = NO_MECHANISM;
     // The leader's state is the process's: it stays until the last task ends.
-    if let Some(state) = TASKS.get_ptr_mut(tid) {
+    if let Some(own) = slots::task(tid) {
         // SAFETY: a live map element of the current task, which nobody else writes.
-        let state = unsafe { &*state };
+        let state = unsafe { &*own };
         followed = state.flags & task_flags::FOLLOWED != 0;
         mechanism = state.mechanism;
-    }
-    if tid != pid {
-        let _ = TASKS.remove(tid);
+        no_longer_creating(state);
+        if tid != pid || group_dead {
+            slots::forget_task(own);
+        }
     }
     if group_dead {
         if tid != pid
-            && let Some(state) = TASKS.get_ptr_mut(pid)
+            && let Some(leader) = slots::task(pid)
         {
             // SAFETY: as above; no other task of the process is left.
-            let state = unsafe { &*state };
+            let state = unsafe { &*leader };
             followed |= state.flags & task_flags::FOLLOWED != 0;
             mechanism = state.mechanism;
+            slots::forget_task(leader);
         }
-        let _ = TASKS.remove(pid);
         if has(feature::COW) {
             cow::process_ended(task, pid);
             if has(feature::ENDS_WITH_PROCESS) {

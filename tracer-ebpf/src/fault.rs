@@ -19,7 +19,8 @@ use crate::{
     cow::{NO_SLOT, count_role, newest},
     emit::{Cpu, add, add_32, count, increment},
     kernel::{Task, config, forget, has, opaque},
-    maps::{LEDGERS, PAID, PLACES, SHARED, SPACES, STACKS, WINDOWS},
+    maps::{LEDGERS, PAID, PLACES, SHARED, STACKS, WINDOWS},
+    slots,
 };
 
 pub mod by_event;
@@ -69,18 +70,21 @@ fn resolve(at: &mut Window, mm: u64, generation: u32) {
     at.opened_at = 0;
     at.state = 0;
     at.slot = window::UNTRACKED;
-    let Some(space) = SPACES.get_ptr_mut(mm) else { return };
+    let Some(space) = slots::space(mm) else { return };
     // SAFETY: a live map element.
     let (top, own, own_opened) = unsafe { ((*space).top, (*space).own, (*space).own_opened) };
     let (mut found, mut role) = (NO_SLOT, 0);
     if top != 0 {
         let rank;
-        (rank, found) = newest(mm, top);
+        (rank, found) = newest(space);
         if rank != top && same_generation(generation) {
             // The ranks above are closed: nobody need go there again.
             // SAFETY: a live map element. Only a fork of this process raises it, which would
             // have made another generation.
             unsafe { (*space).top = if rank == 0 { 1 } else { rank } };
+        }
+        if rank > 1 && found == NO_SLOT {
+            at.generation = generation.wrapping_sub(1); // not at the end: the next fault goes on
         }
     }
     if found == NO_SLOT {
@@ -135,9 +139,6 @@ unsafe fn side(ledger: *mut Ledger, role: usize) -> *mut Role {
     unsafe { (&raw mut (*ledger).roles).cast::<Role>().add(role & 1) }
 }
 
-/// Added to a counter it takes one away.
-const ONE_LESS: u64 = u64::MAX;
-
 /// Counts the fault of a window, or takes it back. Adds to its ledger, else to the totals.
 #[inline(always)]
 fn tally(cpu: Cpu, at: &Window, n: u64) {
@@ -164,7 +165,7 @@ fn tally_in(cpu: Cpu, ledger: Option<*mut Ledger>, at: &Window, n: u64) {
     } else {
         count_role!(cpu, cow_reused, role, n);
     }
-    if let Some(space) = SPACES.get_ptr_mut(at.mm) {
+    if let Some(space) = slots::space(at.mm) {
         // SAFETY: a live map element.
         unsafe { add(&raw mut (*space).carried, n) };
     }

@@ -96,11 +96,12 @@ pub fn judge(subject: &Subject) -> Verdict {
 
 /// Whether spawns by this mechanism, and the lives that follow, are recorded.
 #[inline(always)]
-pub fn mechanism(mechanism: Mechanism) -> bool {
-    if on(filter::NO_THREADS) && matches!(mechanism, Mechanism::Thread | Mechanism::IoThread) {
+pub fn mechanism(mechanism: u8) -> bool {
+    let of_a_thread = [Mechanism::Thread as u8, Mechanism::IoThread as u8];
+    if on(filter::NO_THREADS) && of_a_thread.contains(&mechanism) {
         return false;
     }
-    known_mechanism(mechanism as u8)
+    known_mechanism(mechanism)
 }
 
 /// As [`mechanism()`], for a task whose mechanism may be unknown: then only without `--mechanism`.

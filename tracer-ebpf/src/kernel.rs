@@ -53,23 +53,27 @@ const SIGNAL_GROUP_EXIT: u32 = 4;
 
 /// A pointer into kernel memory that may be null or stale.
 #[derive(Clone, Copy)]
-pub struct Ptr(*const u8);
+pub struct Ptr {
+    at: *const u8,
+    /// To the verifier it is a number, and fields are read at computed addresses.
+    number: bool,
+}
 
 impl Ptr {
     #[inline(always)]
     pub fn new<T>(pointer: *const T) -> Self {
-        Self(pointer.cast())
+        Self { at: pointer.cast(), number: false }
     }
 
     /// As a number, in places where nobody calculates with it.
     #[inline(always)]
     pub fn address(self) -> u64 {
-        self.0 as u64
+        self.at as u64
     }
 
     #[inline(always)]
     pub fn is_null(self) -> bool {
-        self.0.is_null()
+        self.at.is_null()
     }
 
     /// A field at a fixed offset of a typed pointer.
@@ -78,14 +82,38 @@ impl Ptr {
         if offset == MISSING {
             return None;
         }
+        if self.number {
+            return Some(self.loaded(offset));
+        }
         if has(feature::TYPED_POINTERS) {
             // No test for null: it would double the paths that the verifier walks.
             // SAFETY: the verifier admits this load only for a pointer whose BTF type has a
             // field there; at a bad address, null included, the kernel makes it read as zero.
-            Some(unsafe { self.0.add(offset as usize).cast::<T>().read_volatile() })
+            Some(unsafe { self.at.add(offset as usize).cast::<T>().read_volatile() })
         } else {
             self.probe(offset)
         }
+    }
+
+    /// As [`Self::field`], and 0 where there is no such field. (Hidden from LLVM: it would leave the
+    /// value of a `None` unset and still calculate with it, which the verifier refuses.)
+    #[inline(always)]
+    fn value<T: Copy + From<u8>>(self, offset: u32) -> T {
+        if offset == MISSING {
+            let nothing = T::from(0);
+            // SAFETY: a read of a live local.
+            return unsafe { core::ptr::read_volatile(&raw const nothing) };
+        }
+        self.field(offset).unwrap_or(T::from(0))
+    }
+
+    /// The first bytes of the word at an offset; little-endian, as all that this runs on.
+    #[inline(always)]
+    fn loaded<T: Copy>(self, offset: u32) -> T {
+        const { assert!(size_of::<T>() <= 8) };
+        let word = load(self.address().wrapping_add(u64::from(offset)));
+        // SAFETY: `T` is an integer or a pointer, and no longer than the word.
+        unsafe { (&raw const word).cast::<T>().read() }
     }
 
     /// A field anywhere.
@@ -95,13 +123,13 @@ impl Ptr {
             return None;
         }
         // SAFETY: the helper checks the address.
-        unsafe { bpf_probe_read_kernel(self.0.wrapping_add(offset as usize).cast::<T>()) }.ok()
+        unsafe { bpf_probe_read_kernel(self.at.wrapping_add(offset as usize).cast::<T>()) }.ok()
     }
 
     /// A pointer field at a fixed offset of a typed pointer.
     #[inline(always)]
     pub fn pointer(self, offset: u32) -> Ptr {
-        Self(self.field::<*const u8>(offset).unwrap_or(core::ptr::null()))
+        Self { at: self.field(offset).unwrap_or(core::ptr::null()), number: self.number }
     }
 }
 
@@ -115,7 +143,7 @@ pub unsafe fn read_str(from: Ptr, to: *mut u8, size: u32) -> u32 {
         return 0;
     }
     // SAFETY: the caller's promise; the helper checks the source.
-    let n = unsafe { generated::bpf_probe_read_kernel_str(to.cast(), size, from.0.cast()) };
+    let n = unsafe { generated::bpf_probe_read_kernel_str(to.cast(), size, from.at.cast()) };
     if n > 0 { n as u32 } else { 0 }
 }
 
@@ -159,19 +187,29 @@ pub fn current() -> Task {
 }
 
 impl Task {
+    /// The same, read at computed addresses where that can be.
+    ///
+    /// For each typed load of a pointer, on each way through a program, the verifier searches all
+    /// of the kernel's BTF by name, a third of a millisecond or more (`btf_nested_type_is_trusted`
+    /// in kernel/bpf/btf.c). A computed address costs some nanoseconds at each run.
+    #[inline(always)]
+    pub fn by_number(self) -> Task {
+        Task(Ptr { at: self.0.at, number: has(feature::DIRECT_LOADS) })
+    }
+
     #[inline(always)]
     pub fn tid(self) -> u32 {
-        self.0.field(config!(offsets.task_pid)).unwrap_or(0)
+        self.0.value(config!(offsets.task_pid))
     }
 
     #[inline(always)]
     pub fn pid(self) -> u32 {
-        self.0.field(config!(offsets.task_tgid)).unwrap_or(0)
+        self.0.value(config!(offsets.task_tgid))
     }
 
     #[inline(always)]
     fn flags(self) -> u32 {
-        self.0.field(config!(offsets.task_flags)).unwrap_or(0)
+        self.0.value(config!(offsets.task_flags))
     }
 
     #[inline(always)]
@@ -192,22 +230,19 @@ impl Task {
             // A `void *` is a pointer to the verifier of 7.x, and nobody may calculate with it.
             return load(self.0.address().wrapping_add(u64::from(config!(offsets.task_stack))));
         }
-        self.0.field(config!(offsets.task_stack)).unwrap_or(0)
+        self.0.value(config!(offsets.task_stack))
     }
 
     /// Minor faults so far.
     #[inline(always)]
     pub fn minor_faults(self) -> u64 {
-        self.0.field(config!(offsets.task_min_flt)).unwrap_or(0)
+        self.0.value(config!(offsets.task_min_flt))
     }
 
     /// Where the list of its kernel stack's pages is; 0 when the stack has none.
     #[inline(always)]
     pub fn stack_pages(self) -> u64 {
-        self.0
-            .pointer(config!(offsets.task_stack_vm_area))
-            .field(config!(offsets.vm_struct_pages))
-            .unwrap_or(0)
+        self.0.pointer(config!(offsets.task_stack_vm_area)).value(config!(offsets.vm_struct_pages))
     }
 
     /// Threads of its process.
@@ -225,8 +260,8 @@ impl Task {
     #[inline(always)]
     pub fn comm(self) -> [u8; COMM_LEN] {
         let offset = config!(offsets.task_comm);
-        let low = self.0.field::<u64>(offset).unwrap_or(0);
-        let high = self.0.field::<u64>(offset.saturating_add(8)).unwrap_or(0);
+        let low = self.0.value::<u64>(offset);
+        let high = self.0.value::<u64>(offset.saturating_add(8));
         // Older kernels leave what was behind a shorter name's end.
         let (low, ended) = until_nul(low);
         let high = until_nul(high).0 & ended.wrapping_sub(1);
@@ -244,10 +279,10 @@ impl Task {
     #[inline(always)]
     pub fn is_interrupted(self) -> bool {
         let signal = self.0.pointer(config!(offsets.task_signal));
-        let own = self.0.field::<u64>(config!(offsets.task_pending)).unwrap_or(0);
-        let shared = signal.field::<u64>(config!(offsets.signal_pending)).unwrap_or(0);
-        let blocked = self.0.field::<u64>(config!(offsets.task_blocked)).unwrap_or(0);
-        let stops = self.0.field::<u64>(config!(offsets.task_jobctl)).unwrap_or(0);
+        let own = self.0.value::<u64>(config!(offsets.task_pending));
+        let shared = signal.value::<u64>(config!(offsets.signal_pending));
+        let blocked = self.0.value::<u64>(config!(offsets.task_blocked));
+        let stops = self.0.value::<u64>(config!(offsets.task_jobctl));
         ((own | shared) & !blocked) | stops != 0
     }
 
@@ -260,13 +295,13 @@ impl Task {
     /// Start time of the process, nanoseconds since boot.
     #[inline(always)]
     pub fn process_start(self) -> u64 {
-        self.leader().0.field(config!(offsets.task_start_boottime)).unwrap_or(0)
+        self.leader().0.value(config!(offsets.task_start_boottime))
     }
 
     /// Start time of this task, monotonic nanoseconds; 0 when unknown.
     #[inline(always)]
     pub fn start_monotonic(self) -> u64 {
-        self.0.field(config!(offsets.task_start_time)).unwrap_or(0)
+        self.0.value(config!(offsets.task_start_time))
     }
 
     /// The parent process.
@@ -287,9 +322,9 @@ impl Task {
     #[inline(always)]
     pub fn process_status(self) -> u32 {
         let signal = self.0.pointer(config!(offsets.task_signal));
-        let flags = signal.field::<u32>(config!(offsets.signal_flags)).unwrap_or(0);
+        let flags = signal.value::<u32>(config!(offsets.signal_flags));
         if flags & SIGNAL_GROUP_EXIT != 0 {
-            signal.field(config!(offsets.signal_group_exit_code)).unwrap_or(0)
+            signal.value(config!(offsets.signal_group_exit_code))
         } else {
             self.leader().status()
         }
@@ -298,14 +333,14 @@ impl Task {
     /// Status of this task alone.
     #[inline(always)]
     pub fn status(self) -> u32 {
-        self.0.field(config!(offsets.task_exit_code)).unwrap_or(0)
+        self.0.value(config!(offsets.task_exit_code))
     }
 
     /// The task's number in its own pid namespace.
     #[inline(always)]
     pub fn ns_tid(self) -> u32 {
         let pid = self.0.pointer(config!(offsets.task_thread_pid));
-        let level = pid.field::<u32>(config!(offsets.pid_level)).unwrap_or(0);
+        let level = pid.value::<u32>(config!(offsets.pid_level));
         let numbers = config!(offsets.pid_numbers);
         let nr = config!(offsets.upid_nr);
         if level == 0 || numbers == MISSING || nr == MISSING {
@@ -325,21 +360,21 @@ impl Task {
     pub fn regs(self) -> Regs {
         if has(feature::TASK_PT_REGS) {
             // SAFETY: a task pointer of the type the helper wants.
-            let regs = unsafe { bpf_task_pt_regs(self.0.0.cast_mut().cast()) };
-            return Regs { at: Ptr(regs as *const u8), typed: true };
+            let regs = unsafe { bpf_task_pt_regs(self.0.at.cast_mut().cast()) };
+            return Regs { at: Ptr::new(regs as *const u8), typed: true };
         }
         let stack = self.0.pointer(config!(offsets.task_stack));
         let distance = config!(stack_to_regs);
         if stack.is_null() || distance == MISSING {
-            return Regs { at: Ptr(core::ptr::null()), typed: false };
+            return Regs { at: Ptr::new(core::ptr::null::<u8>()), typed: false };
         }
-        Regs { at: Ptr(stack.0.wrapping_add(distance as usize)), typed: false }
+        Regs { at: Ptr::new(stack.at.wrapping_add(distance as usize)), typed: false }
     }
 
     /// Whether the syscall under way came through the 32-bit door.
     #[inline(always)]
     pub fn in_compat_call(self) -> bool {
-        let status = self.0.field::<u32>(config!(offsets.thread_status)).unwrap_or(0);
+        let status = self.0.value::<u32>(config!(offsets.thread_status));
         status & config!(compat_status) != 0
     }
 
@@ -360,13 +395,13 @@ impl Mm {
     /// Its address, 0 without one.
     #[inline(always)]
     pub fn address(self) -> u64 {
-        self.0.0 as u64
+        self.0.at as u64
     }
 
     /// Where the address of its top page table lies.
     #[inline(always)]
     pub fn pgd_at(self) -> u64 {
-        self.0.0.wrapping_add(config!(offsets.mm_pgd) as usize) as u64
+        self.0.at.wrapping_add(config!(offsets.mm_pgd) as usize) as u64
     }
 
     /// Memory mappings.
@@ -390,7 +425,7 @@ impl Mm {
     /// Whether this is that address space.
     #[inline(always)]
     pub fn is(self, other: Ptr) -> bool {
-        !other.is_null() && self.0.0 as u64 == other.0 as u64
+        !other.is_null() && self.0.at as u64 == other.at as u64
     }
 
     /// Resident set in bytes. Where the counters are percpu this is their shared part,
@@ -417,8 +452,8 @@ impl Mm {
     /// Where the program's arguments lie: first byte, and one past the last.
     #[inline(always)]
     pub fn argument_bounds(self) -> (u64, u64) {
-        let start = self.0.field::<u64>(config!(offsets.mm_arg_start)).unwrap_or(0);
-        let end = self.0.field::<u64>(config!(offsets.mm_arg_end)).unwrap_or(0);
+        let start = self.0.value::<u64>(config!(offsets.mm_arg_start));
+        let end = self.0.value::<u64>(config!(offsets.mm_arg_end));
         (start, end)
     }
 
@@ -464,6 +499,21 @@ pub unsafe fn read_user_str(from: u64, to: *mut u8, size: u32) -> u32 {
 pub fn forget(value: u8) -> u8 {
     // SAFETY: a read of a live local. The verifier does not track single bytes on the stack.
     unsafe { core::ptr::read_volatile(&raw const value) }
+}
+
+/// As [`forget`], for 32 bits: byte by byte in, as one out.
+#[inline(always)]
+pub fn forget_32(value: u32) -> u32 {
+    let mut bytes = [0_u8; 4];
+    // SAFETY: within a live local, which is read as it lies.
+    unsafe {
+        let to = (&raw mut bytes).cast::<u8>();
+        to.write_volatile(value as u8);
+        to.add(1).write_volatile((value >> 8) as u8);
+        to.add(2).write_volatile((value >> 16) as u8);
+        to.add(3).write_volatile((value >> 24) as u8);
+        u32::from_le_bytes((&raw const bytes).read_volatile())
+    }
 }
 
 /// Hides from the optimiser what it knows of `value`, so that a bound check that the

@@ -16,6 +16,7 @@ mod filter;
 mod hooks;
 mod kernel;
 mod maps;
+mod slots;
 mod spawn;
 
 /// Never reached: the programs are built with `panic = "abort"` and the

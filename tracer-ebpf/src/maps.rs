@@ -27,9 +27,10 @@ pub static HISTS: Array<Hist> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 pub static COUNTERS: Array<Counters> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
-/// What is known of a live task, by tid. Set at load: what `pid_max` allows, up to a bound.
+/// What is known of a live task, by tid (`slots.rs`). Set at load: what `pid_max` allows, up to a
+/// bound. Mappable, which puts it on cache lines.
 #[map]
-pub static TASKS: HashMap<u32, TaskState> = HashMap::with_max_entries(1024, 0);
+pub static TASKS: Array<TaskState> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// Processes whose end was told, by pid and start, where the event does not say which task is the
 /// last: what two tasks that end at the same instant both seem to be. Set at load; older ones may
@@ -93,17 +94,16 @@ pub static LEDGERS: Array<Ledger> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 pub static FREE: Queue<u32> = Queue::with_max_entries(1, 0);
 
-/// Address spaces that took part in a fork, by `mm_struct`. Set at load: what `pid_max`
-/// allows, up to a bound.
+/// Address spaces that took part in a fork, by `mm_struct` (`slots.rs`). Set at load, as `TASKS`.
 #[map]
-pub static SPACES: HashMap<u64, Space> = HashMap::with_max_entries(1, 0);
+pub static SPACES: Array<Space> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// The address space of a process that took part in a fork, where nothing else tells of its end.
 /// Set at load, as `SPACES`.
 #[map]
 pub static OWNERS: HashMap<u32, u64> = HashMap::with_max_entries(1, 0);
 
-/// Slots of open ledgers, by parent and rank: as many as there are ledgers.
+/// Slots of open ledgers of rank 2 and more, by parent and rank: as many as there are ledgers.
 #[map]
 pub static RANKS: HashMap<Rank, u32> = HashMap::with_max_entries(1, 0);
 

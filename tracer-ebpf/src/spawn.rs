@@ -1,7 +1,5 @@
 //! Making tasks: the spawn itself, the creating call around it, the child's first run.
 
-use core::mem::MaybeUninit;
-
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_uid_gid};
 use forkscope_common::{
     config::{TaskState, feature, filter as filters, slot, task},
@@ -11,10 +9,11 @@ use forkscope_common::{
 
 use crate::{
     cgroup,
-    emit::{Cpu, count, gate_open, now},
+    emit::{Cpu, add, count, gate_open, now},
     filter::{self, Subject},
     kernel::{Ptr, Task, config, current, current_comm, forget, has, read_user},
-    maps::TASKS,
+    maps::SHARED,
+    slots,
 };
 
 /// Process and task that run, unless they are the tracer's own.
@@ -28,11 +27,21 @@ pub fn traced_task() -> Option<(u32, u32)> {
 /// The task's state; made if it is not there.
 #[inline(always)]
 pub fn state_of(cpu: Cpu, tid: u32) -> Option<*mut TaskState> {
-    if let Some(state) = TASKS.get_ptr_mut(tid) {
+    if let Some(state) = slots::task(tid) {
         return Some(state);
     }
-    remember(cpu, tid, 0, 0, NO_MECHANISM, 0);
-    TASKS.get_ptr_mut(tid)
+    remember(cpu, tid, 0, 0, NO_MECHANISM, 0)
+}
+
+/// Marks a task that is there already as followed, unless something is known of it; whether there
+/// was room for it.
+#[inline(always)]
+pub fn follow(tid: u32) -> bool {
+    if slots::task(tid).is_some() {
+        return true; // what was noted meanwhile is better
+    }
+    let Some(cpu) = Cpu::current() else { return false };
+    remember(cpu, tid, 0, 0, NO_MECHANISM, task::FOLLOWED).is_some()
 }
 
 /// Whether a task of this state is followed.
@@ -81,12 +90,17 @@ pub fn made(child: Task, clone_flags: u64) {
     }
     let mechanism =
         Mechanism::decide(&Evidence { kernel_task, user_worker, clone_flags, own_stack });
+    // Which of them it was, the verifier need not know: it would walk the rest for each. What a
+    // test has told it of a value's bits makes a difference too.
+    let (mechanism, door) = (forget(mechanism as u8), forget(door as u8));
+    let (told_flags, clone_flags) = (cpu.number(clone_flags), cpu.number(clone_flags));
+    let compat = forget(u8::from(compat)) != 0;
 
     let open = gate_open();
     if open {
         count!(cpu, stages[Kind::Spawn as usize].seen);
     }
-    let state = TASKS.get_ptr_mut(tid);
+    let state = slots::task(tid);
     let uid = bpf_get_current_uid_gid() as u32;
     let comm = current_comm();
     let followed = is_followed(state);
@@ -100,102 +114,106 @@ pub fn made(child: Task, clone_flags: u64) {
         return;
     }
 
-    let called = !matches!(door, Door::None);
-    let timed = has(feature::CALLS) && called && (!compat || has(feature::CALLS_BY_FUNCTION));
+    let called = door != Door::None as u8;
     let starts = has(feature::STARTS) && called && (!compat || has(feature::STARTS_BY_FUNCTION));
+    if recorded {
+        let mut record_flags = if compat { flags::COMPAT } else { 0 };
+        let mut copy_ns = NONE;
+        if starts {
+            record_flags |= flags::AWAITS_START;
+        }
+        let timed = has(feature::CALLS) && called && (!compat || has(feature::CALLS_BY_FUNCTION));
+        if timed && let Some(state) = state {
+            // SAFETY: as above.
+            let state = unsafe { &mut *state };
+            if state.call_at != 0 {
+                record_flags |= flags::AWAITS_RETURN;
+                no_longer_creating(state);
+                state.made_at = at;
+                state.child_start = child_start;
+                state.child_pid = child_pid;
+                state.child_tid = child_tid;
+                state.call_mechanism = mechanism;
+                state.call_blocks = u8::from(clone_flags & flag::VFORK != 0);
+                if has(feature::CALLS_BY_FUNCTION) {
+                    state.woken_at = 0;
+                }
+                // Others copy nothing, and what is on the state's second line is not touched.
+                if clone_flags & flag::VM == 0 && state.copy_ns != 0 {
+                    copy_ns = state.copy_ns;
+                    state.copy_ns = 0;
+                    cpu.record(slot::COPY, copy_ns);
+                }
+            }
+        }
+        count_mechanism(cpu, mechanism);
+        cpu.submit(
+            Kind::Spawn,
+            Spawn {
+                header: cpu.header(Kind::Spawn, record_flags, at),
+                clone_flags: told_flags,
+                parent_start,
+                child_start,
+                cgroup,
+                copy_ns,
+                parent_rss_bytes,
+                parent_page_table_bytes,
+                parent_comm: comm,
+                parent_pid: pid,
+                parent_tid: tid,
+                child_pid,
+                child_tid,
+                child_ns_pid,
+                uid,
+                parent_vmas,
+                parent_threads,
+                mechanism,
+                door,
+                reserved_16: 0,
+                reserved_32: 0,
+            },
+        );
+    }
+    // At the end, for the verifier walks what follows once more for each way through this.
     let mut task_flags = if follows { task::FOLLOWED } else { 0 };
     if starts && recorded {
         task_flags |= task::STARTING;
     }
-    let (spawned_at, how) = if recorded { (at, mechanism as u8) } else { (0, NO_MECHANISM) };
-    remember(cpu, child_tid, child_start, spawned_at, how, task_flags);
+    let (spawned_at, how) = if recorded { (at, mechanism) } else { (0, NO_MECHANISM) };
+    let _ = remember(cpu, child_tid, child_start, spawned_at, how, task_flags);
     if follows && clone_flags & flag::THREAD == 0 {
         count!(cpu, followed_made);
     }
-    if !recorded {
-        return;
-    }
-
-    let mut record_flags = if compat { flags::COMPAT } else { 0 };
-    let mut copy_ns = NONE;
-    if starts {
-        record_flags |= flags::AWAITS_START;
-    }
-    if timed && let Some(state) = state {
-        // SAFETY: as above.
-        let state = unsafe { &mut *state };
-        if state.call_at != 0 {
-            record_flags |= flags::AWAITS_RETURN;
-            state.made_at = at;
-            state.child_start = child_start;
-            state.child_pid = child_pid;
-            state.child_tid = child_tid;
-            state.call_mechanism = mechanism as u8;
-            state.call_blocks = u8::from(clone_flags & flag::VFORK != 0);
-            if state.copy_ns != 0 {
-                copy_ns = state.copy_ns;
-                cpu.record(slot::COPY, copy_ns);
-            }
-        }
-    }
-    count_mechanism(cpu, mechanism);
-    cpu.submit(
-        Kind::Spawn,
-        Spawn {
-            header: cpu.header(Kind::Spawn, record_flags, at),
-            clone_flags,
-            parent_start,
-            child_start,
-            cgroup,
-            copy_ns,
-            parent_rss_bytes,
-            parent_page_table_bytes,
-            parent_comm: comm,
-            parent_pid: pid,
-            parent_tid: tid,
-            child_pid,
-            child_tid,
-            child_ns_pid,
-            uid,
-            parent_vmas,
-            parent_threads,
-            mechanism: mechanism as u8,
-            door: door as u8,
-            reserved_16: 0,
-            reserved_32: 0,
-        },
-    );
 }
 
-/// Puts a fresh state into the map.
+/// Makes a fresh state.
 #[inline(always)]
-fn remember(cpu: Cpu, tid: u32, start: u64, spawned_at: u64, mechanism: u8, task_flags: u8) {
-    const WORDS: usize = size_of::<TaskState>() / 8;
-    let mut state = MaybeUninit::<TaskState>::uninit();
-    let at = state.as_mut_ptr();
-    // SAFETY: every word of the local is written, then some fields again. Volatile, word by
-    // word: as a struct literal it would become a call that fills it byte by byte.
-    let state = unsafe {
-        let words = at.cast::<u64>();
-        let mut index = 0;
-        while index < WORDS {
-            words.add(index).write_volatile(0);
-            index += 1;
-        }
-        (&raw mut (*at).start).write_volatile(start);
-        (&raw mut (*at).spawned_at).write_volatile(spawned_at);
-        (&raw mut (*at).mechanism).write_volatile(mechanism);
-        (&raw mut (*at).flags).write_volatile(task_flags);
-        state.assume_init_ref()
-    };
-    if TASKS.insert(tid, state, 0).is_err() {
+fn remember(
+    cpu: Cpu,
+    tid: u32,
+    start: u64,
+    spawned_at: u64,
+    mechanism: u8,
+    task_flags: u8,
+) -> Option<*mut TaskState> {
+    let Some(state) = slots::claim_task(tid) else {
         count!(cpu, forgotten);
+        return None;
+    };
+    // SAFETY: a live map element of a task that does not run yet, or that runs here.
+    unsafe {
+        slots::clear(state);
+        (&raw mut (*state).start).write_volatile(start);
+        (&raw mut (*state).spawned_at).write_volatile(spawned_at);
+        (&raw mut (*state).mechanism).write_volatile(mechanism);
+        (&raw mut (*state).flags).write_volatile(task_flags);
     }
+    Some(state)
 }
 
 #[inline(always)]
-fn count_mechanism(cpu: Cpu, mechanism: Mechanism) {
-    let index = forget(mechanism as u8) as usize;
+fn count_mechanism(cpu: Cpu, mechanism: u8) {
+    let index = mechanism as usize;
     if index < MECHANISMS {
         count!(cpu, spawns[index]);
     }
@@ -212,18 +230,46 @@ pub fn call_entered() {
     if state.made_at != 0 {
         count!(cpu, unreturned);
     }
-    state.copy_at = 0;
-    state.copy_ns = 0;
+    creating(u64::from(!is_creating(state)));
     state.made_at = 0;
-    state.woken_at = 0;
     state.call_at = now();
+}
+
+/// Whether a task is in a creating call that has made nothing yet; such calls are counted.
+#[inline(always)]
+fn is_creating(state: &TaskState) -> bool {
+    // What is found out here of a value does not stick to the one that is looked at later.
+    // SAFETY: fields of a live map element.
+    let (call_at, made_at) = unsafe {
+        ((&raw const state.call_at).read_volatile(), (&raw const state.made_at).read_volatile())
+    };
+    forget(u8::from((call_at != 0) & (made_at == 0))) != 0
+}
+
+/// The call of a task has made something, has failed, or will never return.
+#[inline(always)]
+pub fn no_longer_creating(state: &TaskState) {
+    creating(u64::from(is_creating(state)).wrapping_neg());
+}
+
+/// More or fewer creating calls are under way. (No branch on `n`: the verifier would walk what
+/// follows once more.)
+#[inline(always)]
+fn creating(n: u64) {
+    if !has(feature::COPY_BY_LOCK) {
+        return;
+    }
+    if let Some(shared) = SHARED.get_ptr_mut(0) {
+        // SAFETY: a field of a live map element.
+        unsafe { add(&raw mut (*shared).creating, n) };
+    }
 }
 
 /// The child may run.
 #[inline(always)]
 pub fn woken() {
     let Some((_, tid)) = traced_task() else { return };
-    if let Some(state) = TASKS.get_ptr_mut(tid) {
+    if let Some(state) = slots::task(tid) {
         // SAFETY: as above.
         let state = unsafe { &mut *state };
         if state.call_blocks != 0 && state.made_at != 0 {
@@ -258,9 +304,9 @@ pub fn range_ended() {
 #[inline(always)]
 fn in_fork() -> Option<*mut TaskState> {
     let (_, tid) = traced_task()?;
-    let state = TASKS.get_ptr_mut(tid)?;
+    let state = slots::task(tid)?;
     // SAFETY: a live map element of the current task, which nobody else writes.
-    if unsafe { (*state).call_at == 0 || (*state).made_at != 0 } { None } else { Some(state) }
+    if is_creating(unsafe { &*state }) { Some(state) } else { None }
 }
 
 /// Whether a task's syscall under way is a creating one.
@@ -294,9 +340,14 @@ pub fn copy_ended(mm: Ptr) {
 
 /// The current task's state, if it is in a creating call that has made nothing yet and the
 /// lock is that of its own address space. Runs at every locking on the machine: the cheap
-/// question, whether the syscall under way is a creating one, comes first.
+/// questions come first, whether anybody is in a creating call, and whether this task is.
 #[inline(always)]
 fn copying(mm: Ptr) -> Option<*mut TaskState> {
+    let shared = SHARED.get_ptr(0)?;
+    // SAFETY: a live map element.
+    if unsafe { (&raw const (*shared).creating).read_volatile() } == 0 {
+        return None;
+    }
     let task = current();
     if !in_creating_call(task) || !task.mm().is(mm) {
         return None;
@@ -315,7 +366,7 @@ pub fn restarts(ret: i64) -> bool {
 pub fn syscall_returned(door: Door, ret: i64) {
     let Some(cpu) = Cpu::current() else { return };
     let Some((pid, tid)) = traced_task() else { return };
-    let state = TASKS.get_ptr_mut(tid);
+    let state = slots::task(tid);
     if ret == 0 {
         if has(feature::STARTS) && !has(feature::STARTS_BY_FUNCTION) {
             child_started(cpu, pid, tid, state);
@@ -332,7 +383,7 @@ pub fn syscall_returned(door: Door, ret: i64) {
 pub fn clone_returned(ret: i32) {
     let Some(cpu) = Cpu::current() else { return };
     let Some((pid, tid)) = traced_task() else { return };
-    let state = TASKS.get_ptr_mut(tid);
+    let state = slots::task(tid);
     let task = current();
     let door = task.regs().door(task.in_compat_call());
     if ret < 0 {
@@ -357,7 +408,7 @@ pub fn clone3_returned(ret: i64) {
     }
     let Some(cpu) = Cpu::current() else { return };
     let Some((pid, tid)) = traced_task() else { return };
-    let state = TASKS.get_ptr_mut(tid);
+    let state = slots::task(tid);
     if let Some(state) = state {
         // SAFETY: as above.
         let state = unsafe { &mut *state };
@@ -374,7 +425,7 @@ pub fn clone3_returned(ret: i64) {
 pub fn child_runs() {
     let Some(cpu) = Cpu::current() else { return };
     let Some((pid, tid)) = traced_task() else { return };
-    child_started(cpu, pid, tid, TASKS.get_ptr_mut(tid));
+    child_started(cpu, pid, tid, slots::task(tid));
 }
 
 /// A creating call returns in the parent.
@@ -390,7 +441,11 @@ fn call_returned(
     if ret < 0 {
         if let Some(state) = state {
             // SAFETY: a live map element of the current task, which nobody else writes.
-            unsafe { (*state).call_at = 0 };
+            let state = unsafe { &mut *state };
+            no_longer_creating(state);
+            state.call_at = 0;
+            state.made_at = 0;
+            state.copy_ns = 0;
         }
         if !restarts(ret) {
             let followed = is_followed(state);
@@ -402,6 +457,7 @@ fn call_returned(
     // SAFETY: as above.
     let state = unsafe { &mut *state };
     let (entered, made_at) = (state.call_at, state.made_at);
+    no_longer_creating(state); // where what it made is filtered out
     state.call_at = 0;
     state.made_at = 0;
     if entered == 0 || made_at == 0 {
@@ -491,7 +547,7 @@ fn failed(cpu: Cpu, pid: u32, tid: u32, door: Door, errno: u32, followed: bool) 
         return;
     }
     count!(cpu, stages[Kind::SpawnFailure as usize].seen);
-    let parent = current();
+    let parent = current().by_number();
     let css_set = parent.css_set();
     let uid = bpf_get_current_uid_gid() as u32;
     let comm = current_comm();

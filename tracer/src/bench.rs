@@ -28,7 +28,7 @@ pub mod outcome;
 pub mod page;
 pub mod plot;
 pub mod probe;
-mod process;
+pub mod process;
 mod progress;
 pub mod text;
 

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     failure::{Failure, Why},
@@ -11,17 +11,23 @@ use crate::{
 
 mod bench;
 mod filters;
+mod pages;
 mod profile;
 mod recordings;
-mod serve;
+pub(crate) mod serve;
+mod top;
 mod trace;
 mod values;
 mod workload;
 
 pub use self::bench::{Bench, BenchFormat, Wanted};
-pub use self::profile::Profile;
-pub use self::recordings::{By, Diff, Export, ExportTo, Making, Report, Sort, Table, Weight};
+pub use self::pages::{completions, man};
+pub use self::profile::{Profile, ProfileFormat};
+pub use self::recordings::{
+    By, Diff, Export, ExportTo, METRICS, Making, Report, ReportFormat, Sort, Table, Weight,
+};
 pub use self::serve::Serve;
+pub use self::top::Top;
 pub use self::trace::Trace;
 pub use self::workload::Workload;
 
@@ -42,6 +48,8 @@ pub enum Action {
     Trace(Trace),
     /// Say what the forks of one application cost: stall, copy-on-write, forecast, advice
     Profile(Profile),
+    /// Watch what spawns, live or from a recording
+    Top(Top),
     /// Sum up recordings: percentiles, and who spawned what
     Report(Report),
     /// Compare two recordings, histogram by histogram
@@ -71,7 +79,7 @@ pub enum Action {
     },
     /// Print a manual page: of forkscope, or of one command
     Man {
-        /// trace, profile, report, diff, export, serve, workload, bench, demo, doctor or completions
+        /// trace, profile, top, report, diff, export, serve, workload, bench, demo, doctor, completions or man
         command: Option<String>,
     },
 }
@@ -120,6 +128,9 @@ pub struct Doctor {
     /// What would be measured with these hooks alone
     #[arg(long, value_enum, default_value = "auto")]
     pub backend: BackendFlag,
+    /// Measure besides how large the ring must be here: half a dozen seconds of a storm on every CPU
+    #[arg(long)]
+    pub advise_buffer: bool,
 }
 
 /// Reads the command line; help and version are printed here.
@@ -163,36 +174,15 @@ fn one_line(message: &str) -> String {
     }
 }
 
-/// The definition of the command line, for completions and the manual page.
-#[must_use]
-pub fn definition() -> clap::Command {
-    Cli::command()
-}
-
-/// The definition of one command, or of all.
-///
-/// # Errors
-/// When there is no such command.
-pub fn page(command: Option<&str>) -> Result<clap::Command, Failure> {
-    let all = definition();
-    let Some(name) = command else { return Ok(all) };
-    all.get_subcommands()
-        .find(|one| one.get_name() == name && !one.is_hide_set())
-        .map(|one| {
-            one.clone().bin_name(format!("forkscope {name}")).version(env!("CARGO_PKG_VERSION"))
-        })
-        .ok_or_else(|| {
-            Failure::new(Why::Usage, format!("man {name}: no such command; see forkscope --help"))
-        })
-}
-
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory as _;
+
     use super::*;
 
     #[test]
     fn the_definition_is_sound() {
-        definition().debug_assert();
+        Cli::command().debug_assert();
     }
 
     fn check(words: &[&str], expected: Result<(), u8>) {
@@ -201,6 +191,7 @@ mod tests {
             .and_then(|cli| match cli.action {
                 Action::Trace(trace) => trace.plan().map(|_| ()),
                 Action::Profile(profile) => profile.plan().map(|_| ()),
+                Action::Top(top) => top.plan().map(|_| ()),
                 Action::Workload(workload) => workload.options().map(|_| ()),
                 Action::Bench(bench) => bench.wanted().map(|_| ()),
                 _ => Ok(()),
@@ -221,7 +212,11 @@ mod tests {
         );
         check(&["forkscope", "trace", "--measure", "cow"], Ok(()));
         check(&["forkscope", "trace", "--measure", "cow,latency", "--faults"], Ok(()));
+        check(&["forkscope", "top", "--comm", "sh", "--no-threads"], Ok(()));
+        check(&["forkscope", "top", "x.ndjson"], Ok(()));
         check(&["forkscope", "profile", "--comm", "redis-server", "--stacks"], Ok(()));
+        check(&["forkscope", "profile", "--comm", "sh", "--format", "html"], Ok(()));
+        check(&["forkscope", "report", "--format", "html", "x.ndjson", "-o", "x.html"], Ok(()));
         check(&["forkscope", "profile", "--stacks=x", "--forecast", "32GiB", "--", "sh"], Ok(()));
         check(&["forkscope", "profile", "--stacks", "x", "--pid", "1"], Ok(()));
         for words in [
@@ -231,9 +226,12 @@ mod tests {
             &["forkscope", "profile", "--pid", "1", "--comm", "sh"],
             &["forkscope", "profile", "--comm", "sh", "--", "sh"],
             &["forkscope", "profile", "--comm", ""],
-            &["forkscope", "profile", "--comm", "sh", "--format", "html"],
+            &["forkscope", "profile", "--comm", "sh", "--format", "svg"],
             &["forkscope", "profile", "--comm", "sh", "--forecast", "0"],
             &["forkscope", "profile", "--comm", "sh", "--stacks=x", "-o", "x"],
+            &["forkscope", "top", "--measure", "latency"],
+            &["forkscope", "top", "--measure", "exec", "--mechanism", "fork"],
+            &["forkscope", "top", "--comm", "sh", "x.ndjson"],
             &["forkscope", "frobnicate"],
             &["forkscope", "trace", "--duration", "0"],
             &["forkscope", "trace", "--mechanism", "spoon"],

@@ -4,11 +4,7 @@
 //! A spawn is held until it is complete, at most for [`PATIENCE`]; what belongs to its child
 //! waits behind it, so that no record of a child precedes the spawn that made it.
 
-use std::{
-    borrow::Cow,
-    collections::{HashMap, VecDeque, hash_map::Entry},
-    sync::Arc,
-};
+use std::{borrow::Cow, collections::VecDeque, hash::BuildHasher as _, sync::Arc};
 
 use forkscope_common::{
     event::{self, NONE, flags},
@@ -18,12 +14,18 @@ use forkscope_common::{
 use crate::{
     decode::Event,
     record::{
-        Argv, Bytes, Child, ChildRef, CloneFlags, Comm, Exec, Exit, Parent, Record, Spawn,
+        self, Argv, Bytes, Child, ChildRef, CloneFlags, Comm, Exec, Exit, Parent, Record, Spawn,
         SpawnFailure, SpawnUpdate, Time, errno_name, signal_name,
     },
 };
 
+mod groups;
 mod ledger;
+
+pub use self::groups::{Group, Groups};
+
+/// Keys are numbers, and looked up several times for each event.
+type HashMap<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState>;
 
 /// How long a spawn is held for its call's return and its child's start, nanoseconds.
 pub const PATIENCE: u64 = 1_000_000_000;
@@ -37,8 +39,6 @@ const MOST_LATE: usize = 1 << 15;
 const MOST_LIVE: usize = 1 << 17;
 /// Bytes of command lines remembered.
 const MOST_ARGV_BYTES: usize = 16 << 20;
-/// Control groups whose path is remembered.
-const MOST_CGROUPS: usize = 1 << 16;
 /// What /proc counts start times in, nanoseconds (`USER_HZ` is 100 everywhere).
 pub const TICK: u64 = 10_000_000;
 
@@ -90,7 +90,7 @@ struct Live {
 }
 
 struct Held {
-    spawn: Box<Spawn>,
+    spawn: Spawn,
     since: u64,
     awaits_return: bool,
     awaits_start: bool,
@@ -106,6 +106,8 @@ struct Late {
     start_delay_ns: Option<u64>,
     awaits_return: bool,
     awaits_start: bool,
+    /// When something came that the written spawn has not.
+    news: Option<u64>,
 }
 
 /// The state between events; bounded.
@@ -124,9 +126,38 @@ pub struct Correlator {
     /// By pid, and only for the process that started then.
     live: HashMap<u32, Live>,
     argv_bytes: usize,
-    cgroups: HashMap<u64, Arc<str>>,
+    groups: Groups,
     /// Command lines that were not remembered for want of room.
     forgotten: u64,
+    unjoined: u64,
+    texts: Texts,
+}
+
+/// File names and command lines that came lately: the same come again and again, and then they
+/// share their memory.
+#[derive(Default)]
+struct Texts {
+    hasher: foldhash::fast::RandomState,
+    lately: Vec<Option<Arc<[u8]>>>,
+}
+
+impl Texts {
+    /// Texts that are remembered,
+    const MOST: usize = 1024;
+    /// those that are no longer than this.
+    const LONGEST: usize = 1024;
+
+    fn of(&mut self, text: &[u8]) -> Arc<[u8]> {
+        if text.len() > Self::LONGEST {
+            return text.into();
+        }
+        self.lately.resize(Self::MOST, None);
+        let place = &mut self.lately[self.hasher.hash_one(text) as usize % Self::MOST];
+        match place {
+            Some(same) if **same == *text => Arc::clone(same),
+            _ => Arc::clone(place.insert(text.into())),
+        }
+    }
 }
 
 fn known(value: u64) -> Option<u64> {
@@ -149,6 +180,13 @@ impl Correlator {
         self.forgotten
     }
 
+    /// Returns and starts that found no spawn that awaits them: it was lost, or is complete, or
+    /// more were late than are remembered.
+    #[must_use]
+    pub fn unjoined(&self) -> u64 {
+        self.unjoined
+    }
+
     /// Tells of a process that was there before.
     pub fn know(&mut self, process: Known) {
         // What the events have said meanwhile is newer.
@@ -157,28 +195,30 @@ impl Correlator {
         }
     }
 
-    /// Tells the path of a control group.
-    pub fn know_cgroup(&mut self, id: u64, path: Arc<str>) {
-        if self.cgroups.len() >= MOST_CGROUPS {
-            self.cgroups.clear(); // those still in use are looked up again
-        }
-        self.cgroups.insert(id, path);
+    /// Tells the path of a control group, or that it cannot be had.
+    pub fn know_cgroup(&mut self, id: u64, path: Option<&[u8]>) {
+        self.groups.know(id, path);
     }
 
-    /// Whether the path of a control group is known.
+    /// Whether the path of a control group is known, or known not to be had.
     #[must_use]
     pub fn knows_cgroup(&self, id: u64) -> bool {
-        self.cgroups.contains_key(&id)
+        self.groups.of(id).is_some()
+    }
+
+    /// The control groups, and which containers they are.
+    pub fn groups(&mut self) -> &mut Groups {
+        &mut self.groups
     }
 
     /// Takes an event; appends the records that are complete.
-    pub fn push(&mut self, event: Event, out: &mut Vec<Record>) {
+    pub fn push(&mut self, event: &Event<'_>, out: &mut Vec<Record>) {
         match event {
-            Event::Spawn(spawn) => self.spawn(&spawn, out),
-            Event::SpawnReturn(done) => self.returned(&done, out),
-            Event::ChildStart(started) => self.started(&started, out),
+            Event::Spawn(spawn) => self.spawn(spawn, out),
+            Event::SpawnReturn(done) => self.returned(done, out),
+            Event::ChildStart(started) => self.started(started, out),
             Event::SpawnFailure(failure) => {
-                let record = self.failure(&failure);
+                let record = self.failure(failure);
                 self.emit(
                     record,
                     failure.parent_tid,
@@ -188,20 +228,26 @@ impl Correlator {
                 );
             }
             Event::Exec(exec, filename, argv) => {
-                let record = self.exec(&exec, filename, argv);
+                let record = self.exec(exec, filename, argv);
                 self.emit(record, exec.old_tid, exec.pid, exec.start, out);
             }
-            Event::Exit(exit) => self.exit(&exit, out),
-            Event::Cgroup(id, path) => self.know_cgroup(id, path),
+            Event::Exit(exit) => self.exit(exit, out),
+            Event::Cgroup(id, path) => self.know_cgroup(*id, Some(path)),
             Event::Cow(ledger) => {
-                let record = Record::Cow(Box::new(ledger::record(&ledger, self.clock)));
+                let record = Record::Cow(ledger::record(ledger, self.clock));
                 self.emit(record, ledger.child_pid, ledger.child_pid, ledger.child_start, out);
             }
             Event::CowFault(fault) => {
-                let record = Record::CowFault(ledger::fault(&fault, self.clock));
+                let record = Record::CowFault(ledger::fault(fault, self.clock));
                 self.emit(record, fault.tid, fault.pid, fault.start, out);
             }
         }
+    }
+
+    /// A ledger that is open, as it stands at `header.at`.
+    #[must_use]
+    pub fn open_ledger(&self, ledger: &forkscope_common::cow::Ledger) -> record::Ledger {
+        ledger::record(ledger, self.clock)
     }
 
     /// Time has come to `now` (monotonic) without an event: writes what has waited too long.
@@ -212,19 +258,31 @@ impl Correlator {
                 break;
             }
             self.order.pop_front();
-            if self.held.get(&tid).is_some_and(|held| held.since == since) {
-                self.release(tid, out);
-            }
+            self.release_of(tid, since, out);
         }
     }
 
-    /// Writes everything that is held.
-    pub fn flush(&mut self, out: &mut Vec<Record>) {
-        self.tick(u64::MAX, out);
+    /// Writes a held spawn, if it is still the one that has been held since then.
+    fn release_of(&mut self, tid: u32, since: u64, out: &mut Vec<Record>) {
+        if self.held.get(&tid).is_some_and(|held| held.since == since) {
+            self.release(tid, out);
+        }
     }
 
-    fn cgroup(&self, id: u64) -> Option<Arc<str>> {
-        self.cgroups.get(&id).cloned()
+    /// Writes everything that is held, and what has come of those that were written too early.
+    pub fn flush(&mut self, out: &mut Vec<Record>) {
+        while let Some((since, tid)) = self.order.pop_front() {
+            self.release_of(tid, since, out);
+        }
+        let mut late: Vec<u32> = self.late.keys().copied().collect();
+        late.sort_unstable();
+        for tid in late {
+            self.give_up(tid, out);
+        }
+    }
+
+    fn group(&self, id: u64) -> Group {
+        self.groups.of(id).cloned().unwrap_or_default()
     }
 
     /// Writes a record of task `tid` of process `pid` that started at `start`, behind the
@@ -234,7 +292,8 @@ impl Correlator {
             Some(held) if held.spawn.child.start_time == start => Some(id),
             _ => self.behind.get(&(id, start)).copied(),
         };
-        let before = holder(tid).or_else(|| holder(pid));
+        let of_process = || if pid == tid { None } else { holder(pid) };
+        let before = holder(tid).or_else(of_process);
         match before.and_then(|id| Some((id, self.held.get_mut(&id)?))) {
             Some((id, held)) => {
                 if let Record::Spawn(spawn) = &record {
@@ -252,7 +311,7 @@ impl Correlator {
         if self.held.contains_key(&tid) {
             self.release(tid, out); // its tid has been given away again
         }
-        self.late.remove(&tid);
+        self.give_up(tid, out);
         if tid == spawn.child_pid {
             // Until it execs, a child has its parent's command line.
             let inherited = self.argv_of(spawn.parent_pid, spawn.parent_start);
@@ -262,7 +321,8 @@ impl Correlator {
             }
         }
         let comm = Comm(spawn.parent_comm);
-        let record = Box::new(Spawn {
+        let group = self.group(spawn.cgroup);
+        let record = Spawn {
             time: self.clock.time(spawn.header.at),
             mechanism: mechanism_name(spawn.mechanism).unwrap_or("fork"),
             syscall: Door::from_index(spawn.door).name(),
@@ -280,7 +340,8 @@ impl Correlator {
                 start_time: spawn.child_start,
             },
             uid: spawn.uid,
-            cgroup: self.cgroup(spawn.cgroup),
+            cgroup: group.path,
+            container: group.container,
             latency_ns: None,
             blocked_ns: None,
             copy_ns: known(spawn.copy_ns),
@@ -289,8 +350,8 @@ impl Correlator {
             parent_page_table_bytes: known(spawn.parent_page_table_bytes),
             parent_vmas: Some(spawn.parent_vmas).filter(|&n| n != u32::MAX),
             parent_threads: Some(spawn.parent_threads).filter(|&n| n != u32::MAX),
-            lossy: comm.lossy(),
-        });
+            lossy: comm.lossy() || group.lossy,
+        };
         let awaits_return = spawn.header.flags & flags::AWAITS_RETURN != 0;
         let awaits_start = spawn.header.flags & flags::AWAITS_START != 0;
         if !awaits_return && !awaits_start {
@@ -322,7 +383,10 @@ impl Correlator {
             late.latency_ns = latency;
             late.blocked_ns = blocked;
             late.awaits_return = false;
+            late.news = Some(done.header.at);
             self.update_if_complete(done.child_tid, done.header.at, out);
+        } else {
+            self.unjoined += 1;
         }
     }
 
@@ -339,7 +403,10 @@ impl Correlator {
         {
             late.start_delay_ns = delay;
             late.awaits_start = false;
+            late.news = Some(started.header.at);
             self.update_if_complete(started.child_tid, started.header.at, out);
+        } else {
+            self.unjoined += 1;
         }
     }
 
@@ -365,6 +432,7 @@ impl Correlator {
                     start_delay_ns: spawn.start_delay_ns,
                     awaits_return,
                     awaits_start,
+                    news: None,
                 },
             );
         }
@@ -382,23 +450,37 @@ impl Correlator {
     }
 
     fn update_if_complete(&mut self, tid: u32, at: u64, out: &mut Vec<Record>) {
-        let Entry::Occupied(entry) = self.late.entry(tid) else { return };
-        if entry.get().awaits_return || entry.get().awaits_start {
-            return;
+        if self.late.get(&tid).is_some_and(|late| !late.awaits_return && !late.awaits_start)
+            && let Some(late) = self.late.remove(&tid)
+        {
+            self.update(tid, &late, at, out);
         }
-        let late = entry.remove();
-        out.push(Record::SpawnUpdate(SpawnUpdate {
+    }
+
+    /// Writes what is known by now of a written spawn that nothing more will come of.
+    fn give_up(&mut self, tid: u32, out: &mut Vec<Record>) {
+        if let Some(late) = self.late.remove(&tid)
+            && let Some(at) = late.news
+        {
+            self.update(tid, &late, at, out);
+        }
+    }
+
+    fn update(&mut self, tid: u32, late: &Late, at: u64, out: &mut Vec<Record>) {
+        let update = Record::SpawnUpdate(SpawnUpdate {
             time: self.clock.time(at),
             child: ChildRef { pid: late.pid, tid, start_time: late.start },
             latency_ns: late.latency_ns,
             blocked_ns: late.blocked_ns,
             start_delay_ns: late.start_delay_ns,
-        }));
+        });
+        self.emit(update, tid, late.pid, late.start, out);
     }
 
     fn failure(&self, failure: &event::SpawnFailure) -> Record {
         let comm = Comm(failure.parent_comm);
-        Record::SpawnFailure(Box::new(SpawnFailure {
+        let group = self.group(failure.cgroup);
+        Record::SpawnFailure(SpawnFailure {
             time: self.clock.time(failure.header.at),
             parent: Parent {
                 pid: failure.parent_pid,
@@ -410,26 +492,29 @@ impl Correlator {
             clone_flags: known(failure.clone_flags).map(CloneFlags),
             errno: errno_name(failure.errno),
             uid: failure.uid,
-            cgroup: self.cgroup(failure.cgroup),
-            lossy: comm.lossy(),
-        }))
+            cgroup: group.path,
+            container: group.container,
+            lossy: comm.lossy() || group.lossy,
+        })
     }
 
-    fn exec(&mut self, exec: &event::Exec, filename: Arc<[u8]>, argv: Arc<[u8]>) -> Record {
+    fn exec(&mut self, exec: &event::Exec, filename: &[u8], argv: &[u8]) -> Record {
         let has = |flag: u16| exec.header.flags & flag != 0;
         let comm = Comm(exec.comm);
-        let argv = (!has(flags::ARGV_UNREADABLE)).then_some(Argv(argv));
-        let filename = (!has(flags::FILENAME_UNREADABLE)).then_some(Bytes(filename));
+        let argv = (!has(flags::ARGV_UNREADABLE)).then(|| Argv(self.texts.of(argv)));
+        let filename = (!has(flags::FILENAME_UNREADABLE)).then(|| Bytes(self.texts.of(filename)));
         if exec.errno == 0 {
             self.forget(exec.pid);
             if let Some(argv) = &argv {
                 self.remember(exec.pid, Start::Exact(exec.start), argv.clone());
             }
         }
+        let group = self.group(exec.cgroup);
         let lossy = comm.lossy()
+            || group.lossy
             || argv.as_ref().is_some_and(Argv::lossy)
             || filename.as_ref().is_some_and(|name| std::str::from_utf8(&name.0).is_err());
-        Record::Exec(Box::new(Exec {
+        Record::Exec(Exec {
             time: self.clock.time(exec.header.at),
             pid: exec.pid,
             tid: exec.tid,
@@ -448,9 +533,10 @@ impl Correlator {
             since_spawn_ns: known(exec.since_spawn_ns),
             mechanism: mechanism_name(exec.mechanism),
             uid: exec.uid,
-            cgroup: self.cgroup(exec.cgroup),
+            cgroup: group.path,
+            container: group.container,
             lossy,
-        }))
+        })
     }
 
     fn exit(&mut self, exit: &event::Exit, out: &mut Vec<Record>) {
@@ -474,8 +560,9 @@ impl Correlator {
         }
         let comm = Comm(exit.comm);
         let signal = exit.status & 0x7f;
-        let lossy = comm.lossy() || argv.as_ref().is_some_and(Argv::lossy);
-        let record = Record::Exit(Box::new(Exit {
+        let group = self.group(exit.cgroup);
+        let lossy = comm.lossy() || group.lossy || argv.as_ref().is_some_and(Argv::lossy);
+        let record = Record::Exit(Exit {
             time: self.clock.time(exit.header.at),
             pid: exit.pid,
             tid: exit.tid,
@@ -484,7 +571,8 @@ impl Correlator {
             comm,
             argv,
             uid: exit.uid,
-            cgroup: self.cgroup(exit.cgroup),
+            cgroup: group.path,
+            container: group.container,
             exit_code: (signal == 0).then_some((exit.status >> 8) as u8),
             signal: (signal != 0).then(|| -> Cow<'static, str> { signal_name(signal) }),
             core_dumped: exit.status & 0x80 != 0,
@@ -492,7 +580,7 @@ impl Correlator {
             group_dead,
             mechanism: mechanism_name(exit.mechanism),
             lossy,
-        }));
+        });
         self.emit(record, exit.tid, exit.pid, exit.start, out);
     }
 

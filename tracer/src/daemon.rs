@@ -2,23 +2,27 @@
 
 use std::{
     collections::HashSet,
+    os::fd::AsFd as _,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use aya::maps::{MapData, RingBuf};
 use forkscope_common::cow::{Copies, Paid, Place};
 use tokio::sync::Notify;
 
 use crate::{
     command::{Command, Signals},
+    confine::{Needs, confine},
     decode::Event,
     failure::{Failure, Why},
+    helper::Helper,
     kernel::{
+        Gauge,
         backend::{COW_FAULT, Measurement, State},
         clock_ns,
-        host::Host,
+        host::{Host, Tracefs},
         load::Live,
+        ring::Ring,
     },
     plan::Plan,
     procfs,
@@ -36,10 +40,14 @@ pub struct Session {
     host: Host,
     plan: Plan,
     live: Live,
-    ring: AsyncRing,
+    ring: Ring,
     began: Instant,
     /// What is measured by what, judged once.
     measurements: Vec<Measurement>,
+    /// Who opens what confinement denies.
+    helper: Option<Arc<Helper>>,
+    /// Why there is nobody, where there should be.
+    unhelped: Option<String>,
     /// Where it is recorded in pieces: when the first began, and which is the current one.
     piece: Option<(Time, u32)>,
 }
@@ -48,6 +56,10 @@ pub struct Session {
 pub trait Consumer {
     /// Takes records in order.
     fn take(&mut self, records: Vec<Record>);
+    /// Room for the next records: what they were taken in, once they are written.
+    fn spare(&mut self) -> Vec<Record> {
+        Vec::new()
+    }
     /// Records that could not be taken so far.
     fn lost(&self) -> u64 {
         0
@@ -71,9 +83,13 @@ pub trait Consumer {
     /// A piece ends with its summary, and the next begins with its header.
     fn turn(&mut self, _summary: Record, _header: Record) {}
     /// Sees an event on its way.
-    fn see(&mut self, _event: &Event) {}
+    fn see(&mut self, _event: &Event<'_>) {}
     /// Several times a second: whether it wants to look at the books.
     fn tick(&mut self) -> bool {
+        false
+    }
+    /// Whether it wants the ledgers that are open when it looks.
+    fn wants_ledgers(&self) -> bool {
         false
     }
     /// Looks at the books: after a tick that wanted to, when asked, and once all is over.
@@ -85,6 +101,9 @@ pub trait Consumer {
 impl Consumer for Writer {
     fn take(&mut self, records: Vec<Record>) {
         self.send(records);
+    }
+    fn spare(&mut self) -> Vec<Record> {
+        Self::spare(self)
     }
     fn lost(&self) -> u64 {
         Self::lost(self)
@@ -136,26 +155,62 @@ pub struct Until {
     pub asked: Option<Arc<Notify>>,
 }
 
-type AsyncRing = RingBuf<MapData>;
-
 impl Session {
     /// Chooses the backend and loads the programs; nothing is seen yet.
     ///
     /// # Errors
     /// When privileges are missing, or this kernel cannot do it.
     pub fn load(plan: Plan) -> Result<Self, Failure> {
-        let mut host = Host::gather();
+        Self::load_on(Host::gather(), plan)
+    }
+
+    /// As [`Self::load`], by what was opened for an earlier session before privileges were dropped.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_again(tracefs: Option<Arc<Tracefs>>, plan: Plan) -> Result<Self, Failure> {
+        Self::load_on(Host::gather_with(tracefs), plan)
+    }
+
+    /// The tracing file system that this one uses.
+    #[must_use]
+    pub fn tracefs(&self) -> Option<Arc<Tracefs>> {
+        self.host.tracefs.as_ref().ok().cloned()
+    }
+
+    fn load_on(mut host: Host, plan: Plan) -> Result<Self, Failure> {
         let mut live = Live::load(&mut host, &plan, std::process::id())?;
+        // Megabytes that nothing asks any more.
+        host.btf = Err("it was read, and dropped".into());
         let ring = live.take_ring().ok_or_else(|| Failure::new(Why::Failed, "no ring"))?;
         let measurements = live.choice().measurements.clone();
         let filters = &plan.filters;
         let by_pid = plan.command_only || filters.follow || !filters.pids.is_empty();
-        let session =
-            Self { host, plan, live, ring, began: Instant::now(), measurements, piece: None };
+        let session = Self {
+            host,
+            plan,
+            live,
+            ring,
+            began: Instant::now(),
+            measurements,
+            helper: None,
+            unhelped: None,
+            piece: None,
+        };
         if by_pid {
             session.require_pids()?;
         }
         Ok(session)
+    }
+
+    /// With somebody to ask for what confinement denies; without, the notes say what is missing.
+    #[must_use]
+    pub fn helped_by(mut self, helper: Result<Arc<Helper>, Failure>) -> Self {
+        match helper {
+            Ok(helper) => self.helper = Some(helper),
+            Err(failure) => self.unhelped = Some(format!("containers have no names: {failure}")),
+        }
+        self
     }
 
     /// That processes can be named by their pids: the kernel side knows those of the initial
@@ -192,12 +247,22 @@ impl Session {
             .map(|(state, why, titles)| format!("{state}: {}: {why}", titles.join("; ")))
             .collect();
         notes.extend_from_slice(self.live.notes());
+        notes.extend(self.unhelped.clone());
         if !self.host.initial_pid_namespace {
             notes.push(
                 "this is not the initial pid namespace: pids are those of the initial one".into(),
             );
         }
         notes
+    }
+
+    /// How full the ring is, from here on.
+    ///
+    /// # Errors
+    /// When it cannot be mapped.
+    pub fn gauge(&self) -> Result<Gauge, Failure> {
+        Gauge::new(self.ring.as_fd())
+            .map_err(|e| Failure::new(Why::Failed, format!("mapping the ring: {e}; report it")))
     }
 
     /// It is recorded in pieces, each with a header and a summary of its own.
@@ -247,7 +312,7 @@ impl Session {
     /// # Errors
     /// When its state does not fit.
     pub fn follow(&mut self, pid: u32) -> Result<(), Failure> {
-        self.live.follow(pid, 0)
+        self.live.follow(pid)
     }
 
     /// Follows what the filters name and what descends from it, as it is now.
@@ -262,7 +327,7 @@ impl Session {
         for pid in procfs::with_descendants(&all, leads) {
             for tid in procfs::tasks(pid) {
                 if done.insert(tid) {
-                    self.live.follow(tid, 0)?;
+                    self.live.follow(tid)?;
                 }
             }
         }
@@ -277,6 +342,16 @@ impl Session {
         let notes = self.hook()?;
         self.begin()?;
         Ok(notes)
+    }
+
+    /// Gives up the privileges that a session whose programs are attached does not need; what could
+    /// not be given up.
+    ///
+    /// # Errors
+    /// As [`confine`].
+    pub fn confine(&self, mut needs: Needs) -> Result<Vec<String>, Failure> {
+        needs.maps_need_privilege = self.live.needs_privilege();
+        confine(&needs)
     }
 
     /// Opens the gate of programs that are attached.

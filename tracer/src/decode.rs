@@ -1,16 +1,14 @@
 //! Bytes from the ring to events. Total: whatever the bytes, an event or an error.
 
-use std::sync::Arc;
-
 use forkscope_common::{
     Plain,
     cow::{Fault, LEDGER_CORE, Ledger},
     event::{self, Header, Kind},
 };
 
-/// Something that happened, as the kernel side told it.
+/// Something that happened, as the kernel side told it. What is long stays where it is.
 #[derive(Clone, Debug)]
-pub enum Event {
+pub enum Event<'a> {
     /// A task was made.
     Spawn(event::Spawn),
     /// The creating call returned in the parent.
@@ -20,13 +18,13 @@ pub enum Event {
     /// A creating call failed.
     SpawnFailure(event::SpawnFailure),
     /// An exec, with file name and arguments (each ended by NUL).
-    Exec(event::Exec, Arc<[u8]>, Arc<[u8]>),
+    Exec(event::Exec, &'a [u8], &'a [u8]),
     /// A task ended.
     Exit(event::Exit),
     /// A control group was made: its number and path.
-    Cgroup(u64, Arc<str>),
+    Cgroup(u64, &'a [u8]),
     /// A ledger of copy-on-write has ended, or is shown while it is open.
-    Cow(Box<Ledger>),
+    Cow(&'a Ledger),
     /// A copy-on-write fault.
     CowFault(Fault),
 }
@@ -54,11 +52,17 @@ fn tail<T>(bytes: &[u8], len: u32) -> Result<(&[u8], &[u8]), Malformed> {
         .ok_or(Malformed::Lengths)
 }
 
-/// Reads one record.
+/// Room for a ledger, which may come in part.
+#[must_use]
+pub fn room() -> Box<Ledger> {
+    Box::new(Ledger::read_from(&[0; size_of::<Ledger>()]).expect("as long as it is"))
+}
+
+/// Reads one record, with `room` for a ledger.
 ///
 /// # Errors
 /// When the bytes are not a record.
-pub fn decode(bytes: &[u8]) -> Result<Event, Malformed> {
+pub fn decode<'a>(bytes: &'a [u8], room: &'a mut Ledger) -> Result<Event<'a>, Malformed> {
     let header: Header = fixed(bytes)?;
     let kind = Kind::from_index(header.kind).ok_or(Malformed::Kind(header.kind))?;
     Ok(match kind {
@@ -70,28 +74,30 @@ pub fn decode(bytes: &[u8]) -> Result<Event, Malformed> {
             let exec: event::Exec = fixed(bytes)?;
             let (filename, rest) = tail::<event::Exec>(bytes, exec.filename_len)?;
             let argv = rest.get(..exec.argv_len as usize).ok_or(Malformed::Lengths)?;
-            Event::Exec(exec, filename.into(), argv.into())
+            Event::Exec(exec, filename, argv)
         }
         Kind::Exit => Event::Exit(fixed(bytes)?),
-        Kind::Cow => Event::Cow(Box::new(ledger(bytes)?)),
+        Kind::Cow => Event::Cow(ledger(bytes, room)?),
         Kind::CowFault => Event::CowFault(fixed(bytes)?),
         Kind::Cgroup => {
             let cgroup: event::Cgroup = fixed(bytes)?;
             let (path, _) = tail::<event::Cgroup>(bytes, cgroup.len)?;
-            Event::Cgroup(cgroup.id, String::from_utf8_lossy(path).into())
+            Event::Cgroup(cgroup.id, path)
         }
     })
 }
 
 /// A ledger comes with its histograms or without.
-fn ledger(bytes: &[u8]) -> Result<Ledger, Malformed> {
+fn ledger<'a>(bytes: &[u8], room: &'a mut Ledger) -> Result<&'a Ledger, Malformed> {
     if bytes.len() >= size_of::<Ledger>() {
-        return fixed(bytes);
+        *room = fixed(bytes)?;
+        return Ok(room);
     }
     let core = bytes.get(..LEDGER_CORE).ok_or(Malformed::Short)?;
     let mut whole = [0; size_of::<Ledger>()];
     whole[..LEDGER_CORE].copy_from_slice(core);
-    fixed(&whole)
+    *room = fixed(&whole)?;
+    Ok(room)
 }
 
 #[cfg(test)]
@@ -108,27 +114,30 @@ mod tests {
 
     #[test]
     fn an_exec_carries_its_name_and_arguments() {
-        let Ok(Event::Exec(_, name, argv)) = decode(&exec_bytes(3, 4, b"abcd\0e\0xx")) else {
+        let (bytes, mut room) = (exec_bytes(3, 4, b"abcd\0e\0xx"), room());
+        let Ok(Event::Exec(_, name, argv)) = decode(&bytes, &mut room) else {
             panic!("not an exec")
         };
-        assert_eq!((&*name, &*argv), (&b"abc"[..], &b"d\0e\0"[..]));
+        assert_eq!((name, argv), (&b"abc"[..], &b"d\0e\0"[..]));
     }
 
     #[test]
     fn lengths_that_lie_are_refused() {
         for (name, argv) in [(4, 0), (0, 4), (2, 2), (u32::MAX, 1), (1, u32::MAX)] {
-            let result = decode(&exec_bytes(name, argv, b"abc"));
+            let (bytes, mut room) = (exec_bytes(name, argv, b"abc"), room());
+            let result = decode(&bytes, &mut room);
             assert!(matches!(result, Err(Malformed::Lengths)), "{name} {argv}: {result:?}");
         }
     }
 
     #[test]
     fn every_cut_of_every_kind_is_an_error_or_an_event() {
+        let mut room = room();
         for kind in 0..=11_u16 {
             let mut bytes = vec![0_u8; 2200];
             bytes[..2].copy_from_slice(&kind.to_ne_bytes());
             for len in 0..bytes.len() {
-                match (decode(&bytes[..len]), Kind::from_index(kind)) {
+                match (decode(&bytes[..len], &mut room), Kind::from_index(kind)) {
                     (Err(Malformed::Kind(found)), None) => assert_eq!(found, kind),
                     (Err(Malformed::Short), _) | (Ok(_), Some(_)) => {}
                     (other, _) => panic!("kind {kind}, {len} bytes: {other:?}"),

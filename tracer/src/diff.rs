@@ -197,7 +197,12 @@ pub fn run(flags: &Diff) -> Result<u8, Failure> {
 fn render(all: &Differences, flags: &Diff, layout: Layout) -> String {
     let mut out = String::new();
     for (name, path, side) in [("A", &flags.a, &all.a), ("B", &flags.b, &all.b)] {
-        let spawns: u64 = side.counters.spawns.iter().flat_map(|all| all.values()).sum();
+        let spawns: u64 = side
+            .counters
+            .spawns
+            .iter()
+            .flat_map(|all| all.values())
+            .fold(0, |sum, &n| sum.saturating_add(n));
         let seconds = side.duration_ns as f64 / 1e9;
         let rate = if seconds > 0.0 { spawns as f64 / seconds } else { 0.0 };
         let _ = writeln!(

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     cli::{Doctor, Format},
+    confine::{self, Needs},
     failure::{Failure, Why},
     kernel::{
         backend::{COW_FAULT, Measurement, State, assess},
@@ -16,6 +17,9 @@ use crate::{
     record::SCHEMA,
     text::fit,
 };
+
+mod advice;
+mod measure;
 
 /// Every backend there could be.
 const BACKENDS: [Backend; 3] = [Backend::Fentry, Backend::Tracepoint, Backend::Kprobe];
@@ -102,15 +106,29 @@ fn measurements(trial: &Trial) -> Vec<Measurement> {
 }
 
 /// Prints it. The exit code is 0 whatever it finds: finding out is what was asked for.
-pub fn run(flags: &Doctor) -> u8 {
+///
+/// # Errors
+/// When advice on the ring was asked for, and nothing can be measured.
+pub fn run(flags: &Doctor) -> Result<u8, Failure> {
+    let backend = flags.backend.backend();
     let mut host = Host::gather();
-    let trial = trial(&mut host, flags.backend.backend());
+    let trial = trial(&mut host, backend);
+    let advice = if flags.advise_buffer { Some(measure::advice(backend)?) } else { None };
     let text = match flags.format {
-        Format::Text => text(&host, &trial),
-        Format::Json => format!("{}\n", json(&host, &trial)),
+        Format::Text => {
+            let advice = advice.map(|advice| format!("\n{}", advice.text()));
+            text(&host, &trial) + &advice.unwrap_or_default()
+        }
+        Format::Json => {
+            let mut found = json(&host, &trial);
+            if let Some(advice) = advice {
+                found["buffer"] = advice.json();
+            }
+            format!("{found}\n")
+        }
     };
     let _ = std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes());
-    0
+    Ok(0)
 }
 
 fn held(host: &Host) -> (Vec<&'static str>, Vec<&'static str>) {
@@ -162,6 +180,16 @@ fn text(host: &Host, trial: &Trial) -> String {
         out,
         "tracefs {tracefs} · eBPF object {OBJECT_ORIGIN} {}",
         &OBJECT_SHA256[..12.min(OBJECT_SHA256.len())]
+    );
+    let kept = confine::names(Needs::default().capabilities());
+    let _ = writeln!(
+        out,
+        "once attached: no privileges but {}, {}",
+        kept.join(", "),
+        confine::landlock_version().map_or_else(
+            || "and the file system open: this kernel has no Landlock".into(),
+            |version| format!("no files but /proc and control groups (Landlock {version})"),
+        ),
     );
     match &trial.failure {
         None => {
@@ -256,7 +284,12 @@ fn json(host: &Host, trial: &Trial) -> Value {
         "lockdown": host.lockdown,
         "tracefs": host.tracefs.as_ref().map_or_else(Clone::clone, |fs| fs.by.clone()),
         "root": host.root,
-        "capabilities": { "held": held, "missing": missing },
+        "capabilities": {
+            "held": held,
+            "missing": missing,
+            "kept": confine::names(Needs::default().capabilities()),
+        },
+        "landlock": confine::landlock_version(),
         "backend": trial.backend.map(Backend::name),
         "backends": backends,
         "programs": trial.costs.len(),

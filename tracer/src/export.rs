@@ -14,6 +14,7 @@ use std::{
 use crate::{
     cli::{Export, Making},
     failure::{Failure, Why},
+    record::Time,
     recording::{
         self, Entry,
         entry::{Header, Text},
@@ -22,7 +23,7 @@ use crate::{
 };
 
 pub mod columns;
-mod csv;
+pub mod csv;
 mod folded;
 mod hdr;
 pub mod output;
@@ -181,7 +182,8 @@ impl Driver {
             self.end()?;
             let header =
                 if let Entry::Header(header) = entry { Some(header.clone()) } else { None };
-            let begin = header.as_ref().and_then(|header| nanoseconds(&header.time));
+            let begin =
+                header.as_ref().and_then(|header| Time::parse(&header.time)).map(|time| time.0);
             let section = Section { recording: index, stem: stem(), number, header, begin };
             self.exporter.begin(&section)?;
             self.section = Some(section);
@@ -226,15 +228,10 @@ impl Driver {
 
 /// A record's time; without one it is left out.
 fn moment(time: &Text<'_>) -> Result<i64, Trouble> {
-    nanoseconds(time).ok_or_else(|| {
+    Time::parse(time).map(|time| time.0).ok_or_else(|| {
         let shown = crate::text::clip(time, 40);
         Trouble::Record(format!("{shown:?} is no time as in RFC 3339: this record is left out"))
     })
-}
-
-/// ns since 1970 of an RFC 3339 time.
-fn nanoseconds(time: &str) -> Option<i64> {
-    i64::try_from(time.parse::<jiff::Timestamp>().ok()?.as_nanosecond()).ok()
 }
 
 /// A recording's name without folder and endings.

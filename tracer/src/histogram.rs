@@ -35,7 +35,8 @@ impl Gathered {
         if self.counts.is_empty() {
             self.counts = vec![0; BUCKETS];
         }
-        self.counts[bucket as usize] += n;
+        let count = &mut self.counts[bucket as usize];
+        *count = count.saturating_add(n);
     }
 
     /// Adds all of another.
@@ -43,7 +44,7 @@ impl Gathered {
         for (bucket, n) in other.buckets() {
             self.add(bucket, n);
         }
-        self.sum += other.sum;
+        self.sum = self.sum.saturating_add(other.sum);
     }
 
     /// Adds a distribution that was written before.
@@ -56,14 +57,14 @@ impl Gathered {
             self.add(bucket_of(value.value_iterated_to()), value.count_at_value());
         }
         // The mean is rounded down to a nanosecond.
-        self.sum += u128::from(mean_ns) * u128::from(count);
+        self.sum = self.sum.saturating_add(u128::from(mean_ns) * u128::from(count));
         Ok(())
     }
 
     /// How many values.
     #[must_use]
     pub fn count(&self) -> u64 {
-        self.counts.iter().sum()
+        self.counts.iter().fold(0, |sum, &n| sum.saturating_add(n))
     }
 
     /// The value at a rank, from 1: the middle of its bucket.
@@ -71,7 +72,7 @@ impl Gathered {
     pub fn at_rank(&self, rank: u64) -> Option<f64> {
         let mut seen = 0;
         let (bucket, _) = self.buckets().find(|(_, n)| {
-            seen += n;
+            seen = n.saturating_add(seen);
             seen >= rank
         })?;
         let width = lowest_of(bucket + 1) - lowest_of(bucket);
@@ -82,7 +83,9 @@ impl Gathered {
     #[must_use]
     pub fn up_to(&self, ns: u64) -> u64 {
         let last = bucket_of(ns);
-        self.buckets().take_while(|&(bucket, _)| bucket <= last).map(|(_, n)| n).sum()
+        self.buckets()
+            .take_while(|&(bucket, _)| bucket <= last)
+            .fold(0, |sum, (_, n)| n.saturating_add(sum))
     }
 
     /// Buckets with a count, lowest first.
@@ -114,7 +117,7 @@ impl Sparse {
 
     fn add(&mut self, bucket: u16, n: u64) {
         match self.counts.binary_search_by_key(&bucket, |&(bucket, _)| bucket) {
-            Ok(at) => self.counts[at].1 += n,
+            Ok(at) => self.counts[at].1 = self.counts[at].1.saturating_add(n),
             Err(at) => self.counts.insert(at, (bucket, n)),
         }
     }
@@ -124,7 +127,7 @@ impl Sparse {
         for &(bucket, n) in &other.counts {
             self.add(bucket, n);
         }
-        self.sum += other.sum;
+        self.sum = self.sum.saturating_add(other.sum);
     }
 
     /// Percentiles and the histogram itself; `None` without values.
@@ -169,13 +172,34 @@ pub fn decode(hdr: &str) -> Result<Histogram<u64>, String> {
     if number(12) != Some(u32::from(DIGITS)) {
         return Err("an HdrHistogram of another precision".into());
     }
+    if !sane(&inner[INNER..]) {
+        return Err("no HdrHistogram: more values are missing than it can have".into());
+    }
     let read: Histogram<u64> = Deserializer::new()
         .deserialize(&mut &inner[..])
         .map_err(|e| format!("no HdrHistogram: {e}"))?;
     if read.low() != 1 || read.high() != HIGHEST {
         return Err("an HdrHistogram of another range".into());
     }
+    let mut counts = read.iter_recorded().map(|value| value.count_at_value());
+    if counts.try_fold(0_u64, u64::checked_add).is_none() {
+        return Err("an HdrHistogram of more values than can be counted".into());
+    }
     Ok(read)
+}
+
+/// Whether none of these numbers (ZigZag LEB128 of nine bytes at most) is the one whose negative
+/// there is not: the reader negates what stands for counts that are left out.
+fn sane(mut counts: &[u8]) -> bool {
+    while !counts.is_empty() {
+        let end = counts.iter().take(8).position(|byte| byte & 0x80 == 0).map_or(9, |at| at + 1);
+        let (number, rest) = counts.split_at(end.min(counts.len()));
+        if number == [0xff; 9] {
+            return false;
+        }
+        counts = rest;
+    }
+    true
 }
 
 /// The same, which must have `count` values.
@@ -197,6 +221,8 @@ pub fn hdr(buckets: impl Iterator<Item = (u32, u64)>) -> Histogram<u64> {
     let mut hdr = Histogram::new_with_bounds(1, HIGHEST, DIGITS)
         .expect("the bounds are constants that the crate accepts");
     for (bucket, count) in buckets {
+        // The crate adds counts up, and cannot count further.
+        let count = count.min(u64::MAX - hdr.len());
         hdr.saturating_record_n(lowest_of(bucket), count);
     }
     hdr

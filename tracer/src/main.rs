@@ -10,7 +10,7 @@ use forkscope::{
     cli::{self, Action},
     demo, diff, doctor, export,
     failure::Failure,
-    profile, report, serve, trace, workload,
+    profile, report, serve, top, trace, workload,
 };
 
 fn main() -> ExitCode {
@@ -28,6 +28,7 @@ fn run() -> Result<u8, Failure> {
     match cli.action {
         Action::Trace(flags) => return trace::run(&flags),
         Action::Profile(flags) => return profile::run(&flags),
+        Action::Top(flags) => return top::run(&flags),
         Action::Report(flags) => return report::run(&flags),
         Action::Diff(flags) => return diff::run(&flags),
         Action::Export(flags) => return export::run(&flags),
@@ -48,13 +49,9 @@ fn run() -> Result<u8, Failure> {
         Action::Demo => return demo::run(),
         Action::DemoWorkload => demo::workload()?,
         Action::BenchProbe(probe) => bench::probe::run(&probe)?,
-        Action::Doctor(flags) => return Ok(doctor::run(&flags)),
-        Action::Completions { shell } => {
-            clap_complete::generate(shell, &mut cli::definition(), "forkscope", &mut io::stdout());
-        }
-        Action::Man { command } => {
-            let _ = clap_mangen::Man::new(cli::page(command.as_deref())?).render(&mut io::stdout());
-        }
+        Action::Doctor(flags) => return doctor::run(&flags),
+        Action::Completions { shell } => cli::completions(shell, &mut io::stdout())?,
+        Action::Man { command } => cli::man(command.as_deref(), &mut io::stdout())?,
     }
     Ok(0)
 }

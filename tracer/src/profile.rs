@@ -3,15 +3,17 @@
 //! Records stream as in `trace`; beside them they are collected ([`collect`]) and the processes
 //! that fork are looked after ([`watch`]). At the end all of it is drawn together here.
 
-use std::io::Write as _;
+use std::{io::Write as _, sync::Arc};
 
 use crate::{
-    cli::{self, Format},
+    cli::{self, ProfileFormat},
     command::Command,
+    confine::Needs,
     daemon::{Consumer, Ending, Session, Until},
     failure::{Failure, Why},
+    helper::{Helper, Reach},
     kernel::clock_ns,
-    procfs,
+    page, procfs,
     record::{
         Distribution, Record, Summary, Time,
         profile::{ByRole, Fork, Percentiles, Profile, Stack, Target as Whose},
@@ -25,9 +27,10 @@ pub mod advice;
 pub mod collect;
 pub mod cost;
 pub mod maps;
+pub mod recorded;
 pub mod room;
 #[cfg(test)]
-mod samples;
+pub(crate) mod samples;
 pub mod stacks;
 pub mod symbols;
 mod table;
@@ -65,6 +68,9 @@ impl Consumer for Audience {
         }
         self.writer.send(records);
     }
+    fn spare(&mut self) -> Vec<Record> {
+        self.writer.spare()
+    }
     fn lost(&self) -> u64 {
         self.writer.lost()
     }
@@ -84,7 +90,8 @@ pub fn run(flags: &cli::Profile) -> Result<u8, Failure> {
     let plan = flags.plan()?;
     let signals = signals(plan.command_only)?;
     let comm = plan.filters.comms.first().cloned();
-    let mut session = Session::load(plan)?;
+    let helper = Helper::start(Reach::Processes)?;
+    let mut session = Session::load(plan)?.helped_by(Ok(Arc::clone(&helper)));
     session.require_pids()?;
     let folded = flags.folded().map(|path| folded_file(path)).transpose()?;
     let (target, fd) = target(flags.output.as_deref(), !flags.command.is_empty())?;
@@ -100,11 +107,11 @@ pub fn run(flags: &cli::Profile) -> Result<u8, Failure> {
         (None, None) => Whom::Command,
     };
     let whose = whose(flags, &whom);
-    let format: Box<dyn sink::Format> = match flags.format()? {
-        Format::Json => Box::new(Json),
-        Format::Text => Box::new(text::Text::new(terminal::layout(fd))),
+    let format: Box<dyn sink::Format> = match flags.format {
+        ProfileFormat::Json => Box::new(Json),
+        ProfileFormat::Text => Box::new(text::Text::new(terminal::layout(fd))),
+        ProfileFormat::Html => Box::new(page::format::Html::default()),
     };
-    let writer = Writer::start(format, target)?;
     for text in session.notes() {
         note(&text);
     }
@@ -119,9 +126,15 @@ pub fn run(flags: &cli::Profile) -> Result<u8, Failure> {
     for text in session.attach()? {
         note(&text);
     }
+    let needs = Needs { signals: command.is_some(), ..Needs::default() };
+    for text in session.confine(needs)? {
+        note(&text);
+    }
+    // From here on there may be threads.
+    let writer = Writer::start(format, target)?;
     // A command writes to the terminal itself.
     let progress = if command.is_none() { terminal::layout(2).width } else { None };
-    let watch = Watch::start(whom, progress)
+    let watch = Watch::start(whom, progress, Arc::clone(&helper))
         .map_err(|e| Failure::new(Why::Failed, format!("no thread to watch with: {e}")))?;
     let mut audience = Audience { writer, collector: Collector::default(), watch };
     audience.writer.send_always(vec![session.header()]);
@@ -145,8 +158,9 @@ pub fn run(flags: &cli::Profile) -> Result<u8, Failure> {
         }
     };
     let collected = collector.finish(!flags.command.is_empty());
-    let named =
-        flags.wants_stacks().then(|| stacks::named(&ending.paid, &collected.forks, &seen.images));
+    let named = flags
+        .wants_stacks()
+        .then(|| stacks::named(&ending.paid, &collected.forks, &seen.images, &helper));
     let folded = match (folded, &named) {
         (Some(target), Some((stacks, _))) => write_folded(target, &stacks::folded(stacks)),
         _ => Ok(()),
@@ -278,6 +292,35 @@ fn conclude(
         notes,
         advice: Vec::new(),
         forks,
+    };
+    profile.advice = advice::advise(&profile);
+    profile
+}
+
+/// What records alone say of the forks whose cost was highest: without the machine's memory, its
+/// mappings and its code.
+#[must_use]
+pub fn of_records(collected: Collected, summary: &Summary) -> Profile {
+    let Collected { forks, left_out, mut forkers, others, without_copy, failures, curve } =
+        collected;
+    let processes_left_out = forkers.len().saturating_sub(MOST_NAMED) as u64;
+    forkers.truncate(MOST_NAMED);
+    let fault = |role| summary.histograms.cow_fault.get(role).map(short);
+    let mut profile = Profile {
+        target: Whose { processes: forkers, processes_left_out, found: true, ..Whose::default() },
+        duration_ns: summary.duration_ns,
+        forks_left_out: left_out,
+        others,
+        without_copy,
+        failures,
+        call: advice::over(&forks, |fork| fork.latency_ns),
+        copy: advice::over(&forks, |fork| fork.copy_ns),
+        fault: ByRole { parent: fault("parent"), child: fault("child") },
+        curve,
+        cost: cost::cost(&forks),
+        notes: notes(summary, left_out),
+        forks,
+        ..Profile::default()
     };
     profile.advice = advice::advise(&profile);
     profile

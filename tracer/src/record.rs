@@ -2,7 +2,9 @@
 
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
+
+use crate::container::Described;
 
 mod cow;
 pub mod profile;
@@ -63,6 +65,9 @@ pub struct Spawn {
     pub uid: u32,
     /// Path of the control group.
     pub cgroup: Option<Arc<str>>,
+    /// The container that it is of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<Arc<Described>>,
     /// Creating call, entry to return.
     pub latency_ns: Option<u64>,
     /// The part of it that the parent stood frozen.
@@ -127,6 +132,9 @@ pub struct SpawnFailure {
     pub uid: u32,
     /// Path of the control group.
     pub cgroup: Option<Arc<str>>,
+    /// The container that it is of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<Arc<Described>>,
     /// Some text was not UTF-8.
     #[serde(skip_serializing_if = "is_false")]
     pub lossy: bool,
@@ -173,6 +181,9 @@ pub struct Exec {
     pub uid: u32,
     /// Path of the control group.
     pub cgroup: Option<Arc<str>>,
+    /// The container that it is of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<Arc<Described>>,
     /// Some text was not UTF-8.
     #[serde(skip_serializing_if = "is_false")]
     pub lossy: bool,
@@ -199,6 +210,9 @@ pub struct Exit {
     pub uid: u32,
     /// Path of the control group.
     pub cgroup: Option<Arc<str>>,
+    /// The container that it is of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<Arc<Described>>,
     /// `None` when a signal ended it.
     pub exit_code: Option<u8>,
     /// The signal that ended it.
@@ -374,23 +388,24 @@ pub struct Summary {
     pub histograms: Histograms,
 }
 
-/// Any record.
-#[derive(Clone, Debug)]
+/// Any record; written with `"type"` first, then its own fields.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
 pub enum Record {
     /// First.
     Header(Box<Header>),
     /// A task was made.
-    Spawn(Box<Spawn>),
+    Spawn(Spawn),
     /// More about a spawn.
     SpawnUpdate(SpawnUpdate),
     /// A creating call failed.
-    SpawnFailure(Box<SpawnFailure>),
+    SpawnFailure(SpawnFailure),
     /// An exec.
-    Exec(Box<Exec>),
+    Exec(Exec),
     /// A task ended.
-    Exit(Box<Exit>),
+    Exit(Exit),
     /// Copy-on-write after a fork.
-    Cow(Box<Ledger>),
+    Cow(Ledger),
     /// One copy-on-write fault.
     CowFault(CowFault),
     /// Records are missing here.
@@ -399,36 +414,4 @@ pub enum Record {
     Summary(Box<Summary>),
     /// Last of all.
     Profile(Box<profile::Profile>),
-}
-
-/// Writes `{"type":…}` first, then the record's own fields.
-impl Serialize for Record {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        struct Typed<'a, T> {
-            r#type: &'static str,
-            #[serde(flatten)]
-            record: &'a T,
-        }
-        fn typed<T: Serialize, S: Serializer>(
-            r#type: &'static str,
-            record: &T,
-            serializer: S,
-        ) -> Result<S::Ok, S::Error> {
-            Typed { r#type, record }.serialize(serializer)
-        }
-        match self {
-            Self::Header(r) => typed("header", r, serializer),
-            Self::Spawn(r) => typed("spawn", r, serializer),
-            Self::SpawnUpdate(r) => typed("spawn_update", r, serializer),
-            Self::SpawnFailure(r) => typed("spawn_failure", r, serializer),
-            Self::Exec(r) => typed("exec", r, serializer),
-            Self::Exit(r) => typed("exit", r, serializer),
-            Self::Cow(r) => typed("cow", r, serializer),
-            Self::CowFault(r) => typed("cow_fault", r, serializer),
-            Self::Lost(r) => typed("lost", r, serializer),
-            Self::Summary(r) => typed("summary", r, serializer),
-            Self::Profile(r) => typed("profile", r, serializer),
-        }
-    }
 }

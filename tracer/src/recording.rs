@@ -40,6 +40,20 @@ fn is_zstd(bytes: &[u8]) -> bool {
     matches!(bytes, [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..])
 }
 
+/// The stream itself, whether it is compressed or not.
+pub(crate) fn unpacked(raw: Box<dyn Read>) -> io::Result<Box<dyn BufRead>> {
+    let mut raw = BufReader::with_capacity(BUFFER, raw);
+    let beginning = raw.fill_buf()?;
+    if beginning.starts_with(&[0x1f, 0x8b]) {
+        return Err(io::Error::other("compressed by gzip; unpack it first, or use zstd"));
+    }
+    if !is_zstd(beginning) {
+        return Ok(Box::new(raw));
+    }
+    let decoder = zstd::stream::read::Decoder::with_buffer(raw)?;
+    Ok(Box::new(BufReader::with_capacity(BUFFER, decoder)))
+}
+
 /// One line of a recording.
 #[derive(Debug)]
 #[expect(missing_docs, reason = "each is the record of the same name")]
@@ -126,23 +140,11 @@ impl Reader {
             }
             Box::new(file)
         };
-        let mut raw = BufReader::with_capacity(BUFFER, raw);
-        let beginning = raw.fill_buf().map_err(failed)?;
-        if beginning.starts_with(&[0x1f, 0x8b]) {
-            let what = format!("{name}: it is compressed by gzip; unpack it first, or use zstd");
-            return Err(Failure::new(Why::Failed, what));
-        }
-        let compressed = is_zstd(beginning);
-        let input: Box<dyn BufRead> = if compressed {
-            let decoder = zstd::stream::read::Decoder::with_buffer(raw).map_err(failed)?;
-            Box::new(BufReader::with_capacity(BUFFER, decoder))
-        } else {
-            Box::new(raw)
-        };
+        let input = unpacked(raw).map_err(failed)?;
         Ok(Self::new(name, input))
     }
 
-    /// Reads from anything.
+    /// Reads from anything that is not compressed.
     #[must_use]
     pub fn new(name: String, input: Box<dyn BufRead>) -> Self {
         Self {
@@ -347,7 +349,10 @@ impl Reader {
 }
 
 /// A line as a record; `None` where its type is unknown.
-fn parse(line: &[u8]) -> Result<Option<Entry<'_>>, serde_json::Error> {
+///
+/// # Errors
+/// When it is no record.
+pub fn parse(line: &[u8]) -> Result<Option<Entry<'_>>, serde_json::Error> {
     // Once for all of its strings. What is no UTF-8 is no JSON, which the parser says with its place.
     let Ok(line) = std::str::from_utf8(line) else {
         return Err(serde_json::from_slice::<serde::de::IgnoredAny>(line)

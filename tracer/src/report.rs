@@ -9,9 +9,10 @@ use std::{
 use serde::Serialize;
 
 use crate::{
-    cli::{By, Format, Report},
+    cli::{By, Report, ReportFormat, Sort},
     export::output::{Output, not_an_input},
     failure::{Failure, Why},
+    page::{self, Gather},
     record::Summary,
     recording::{self, Entry, Problem},
     terminal,
@@ -31,39 +32,95 @@ use self::{
 #[derive(Serialize)]
 pub struct Reported {
     r#type: &'static str,
+    /// Totals and percentiles.
     #[serde(flatten)]
-    summary: Summary,
+    pub summary: Summary,
     /// The sessions of tracing that it sums up.
-    recordings: Vec<Section>,
+    pub recordings: Vec<Section>,
     /// What the groups are by.
-    by: Vec<&'static str>,
+    pub by: Vec<&'static str>,
     /// Who spawned: the largest groups, from the records, and the others together.
-    groups: Vec<Spawned>,
-    other: Other<Spawned>,
+    pub groups: Vec<Spawned>,
+    /// All others.
+    pub other: Other<Spawned>,
     /// What ran, likewise.
-    programs: Vec<Ran>,
-    other_programs: Other<Ran>,
+    pub programs: Vec<Ran>,
+    /// All others.
+    pub other_programs: Other<Ran>,
     /// What calls and execs failed with, from the records.
-    failures: Failures,
+    pub failures: Failures,
     /// Between the kernel's counts and the records.
-    disagreements: Vec<Disagreement>,
+    pub disagreements: Vec<Disagreement>,
     /// What was wrong with the recordings.
-    problems: Vec<String>,
+    pub problems: Vec<String>,
 }
 
+/// Groups that are not shown.
 #[derive(Serialize)]
-struct Other<T> {
-    groups: u64,
-    folded_below: Option<u64>,
+pub struct Other<T> {
+    /// How many groups, as far as they were kept apart.
+    pub groups: u64,
+    /// Where there were too many to keep apart: none had more records.
+    pub folded_below: Option<u64>,
+    /// Together.
     #[serde(flatten)]
-    sum: T,
+    pub sum: T,
 }
 
 /// How often, by error.
 #[derive(Default, Serialize)]
-struct Failures {
-    spawns: BTreeMap<String, u64>,
-    execs: BTreeMap<String, u64>,
+pub struct Failures {
+    /// Creating calls.
+    pub spawns: BTreeMap<String, u64>,
+    /// Execs.
+    pub execs: BTreeMap<String, u64>,
+}
+
+impl Reported {
+    /// Of what was gathered: by what, how many groups, and which first.
+    #[must_use]
+    pub fn new(
+        mut merge: Merge,
+        problems: &[String],
+        tables: Tables,
+        by: &[By],
+        (top, sort): (u32, Sort),
+    ) -> Self {
+        let Tables { spawned, ran, failures, .. } = tables;
+        let spawned: Shown<Spawned> = spawned.shown(top as usize, sort);
+        let ran: Shown<Ran> = ran.shown(top as usize, sort);
+        let disagreements = merge.disagreements();
+        Self {
+            r#type: "summary",
+            summary: merge.summary(),
+            recordings: merge.sections,
+            by: by
+                .iter()
+                .map(|by| match by {
+                    By::Mechanism => "mechanism",
+                    By::Comm => "comm",
+                    By::Cgroup => "cgroup",
+                    By::Container => "container",
+                    By::Size => "parent_size",
+                })
+                .collect(),
+            groups: spawned.groups,
+            other: Other {
+                groups: spawned.others,
+                folded_below: spawned.folded_below,
+                sum: spawned.other,
+            },
+            programs: ran.groups,
+            other_programs: Other {
+                groups: ran.others,
+                folded_below: ran.folded_below,
+                sum: ran.other,
+            },
+            failures,
+            disagreements,
+            problems: problems.to_vec(),
+        }
+    }
 }
 
 impl Failures {
@@ -81,10 +138,23 @@ pub struct Tables {
     spawned: Groups,
     ran: Groups,
     failures: Failures,
+    /// What only a page shows.
+    pub page: Option<Box<Gather>>,
 }
 
 impl Tables {
-    fn take(&mut self, entry: &Entry<'_>) {
+    /// Empty ones, by these.
+    #[must_use]
+    pub fn new(by: &[By]) -> Self {
+        let (spawned, ran) = (Groups::new(by), Groups::new(by));
+        Self { spawned, ran, failures: Failures::default(), page: None }
+    }
+
+    /// Takes a record.
+    pub fn take(&mut self, entry: &Entry<'_>) {
+        if let Some(page) = &mut self.page {
+            page.take(entry);
+        }
         match entry {
             Entry::Header(_) => {
                 self.spawned.section();
@@ -139,54 +209,21 @@ pub fn gather(
 /// # Errors
 /// When there is nothing to read, or the output fails.
 pub fn run(flags: &Report) -> Result<u8, Failure> {
-    let format = flags.format()?;
     let by = flags.by();
-    let (spawned, ran) = (Groups::new(by), Groups::new(by));
-    let mut tables = Tables { spawned, ran, failures: Failures::default() };
+    let mut tables = Tables::new(by);
+    tables.page = (flags.format == ReportFormat::Html).then(Box::default);
     // Before an hour of reading, not after it.
     let recordings = recording::files(&flags.recordings)?;
     let output = open(flags.output.as_deref(), &recordings)?;
-    let (mut merge, problems) = gather(&recordings, Some(&mut tables))?;
-    let Tables { spawned, ran, failures } = tables;
-    let top = flags.top as usize;
-    let spawned: Shown<Spawned> = spawned.shown(top, flags.sort);
-    let ran: Shown<Ran> = ran.shown(top, flags.sort);
-    let disagreements = merge.disagreements();
-    let reported = Reported {
-        r#type: "summary",
-        summary: merge.summary(),
-        recordings: merge.sections,
-        by: by
-            .iter()
-            .map(|by| match by {
-                By::Mechanism => "mechanism",
-                By::Comm => "comm",
-                By::Cgroup => "cgroup",
-                By::Size => "parent_size",
-            })
-            .collect(),
-        groups: spawned.groups,
-        other: Other {
-            groups: spawned.others,
-            folded_below: spawned.folded_below,
-            sum: spawned.other,
-        },
-        programs: ran.groups,
-        other_programs: Other {
-            groups: ran.others,
-            folded_below: ran.folded_below,
-            sum: ran.other,
-        },
-        failures,
-        disagreements,
-        problems: problems.iter().map(ToString::to_string).collect(),
-    };
-    let bytes = match format {
-        Format::Json => json_line(&reported)?,
-        Format::Text => {
-            text::render(&reported, terminal::layout(if flags.output.is_none() { 1 } else { -1 }))
-                .into_bytes()
-        }
+    let (merge, problems) = gather(&recordings, Some(&mut tables))?;
+    let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    let page = tables.page.take();
+    let reported = Reported::new(merge, &problems, tables, by, (flags.top, flags.sort));
+    let bytes = match (flags.format, page) {
+        (ReportFormat::Json, _) => json_line(&reported)?,
+        (ReportFormat::Html, Some(page)) => page::render(&page.of_report(reported)).into_bytes(),
+        _ => text::render(&reported, terminal::layout(if flags.output.is_none() { 1 } else { -1 }))
+            .into_bytes(),
     };
     write(output, &bytes)?;
     Ok(0)

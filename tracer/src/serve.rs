@@ -8,6 +8,7 @@
 use std::{
     io::{self, PipeReader, Write as _},
     os::fd::{AsRawFd as _, RawFd},
+    path::Path,
     sync::{Arc, Mutex, PoisonError, mpsc},
     thread,
     time::{Duration, Instant},
@@ -18,8 +19,10 @@ use sd_notify::NotifyState;
 use crate::{
     cli::Serve,
     command::Signals,
+    confine::Needs,
     daemon::{Session, Until},
     failure::{Failure, Why},
+    kernel::host::Tracefs,
     text,
     trace::note,
 };
@@ -29,10 +32,11 @@ mod buckets;
 mod comms;
 mod counter;
 mod counts;
-mod desk;
+pub(crate) mod desk;
 mod health;
-mod http;
-mod model;
+pub(crate) mod http;
+mod live;
+pub(crate) mod model;
 mod proto;
 mod texts;
 
@@ -60,6 +64,8 @@ pub fn run(flags: &Serve) -> Result<u8, Failure> {
     let mut session = Session::load(plan)?;
     session.notes().iter().for_each(|text| note(text));
     session.attach()?.iter().for_each(|text| note(text));
+    let tracefs = session.tracefs();
+    session.confine(needs(flags, tracefs.as_deref()))?.iter().for_each(|text| note(text));
     let began = Instant::now();
 
     let desk = Arc::new(Desk::new());
@@ -86,7 +92,7 @@ pub fn run(flags: &Serve) -> Result<u8, Failure> {
         if signal != libc::SIGHUP {
             break;
         }
-        reload(flags, &desk, &successor);
+        reload(flags, &desk, &successor, tracefs.clone());
     }
     tell(&[NotifyState::Stopping]);
     desk.stop();
@@ -99,6 +105,21 @@ pub fn run(flags: &Serve) -> Result<u8, Failure> {
     })??;
     say(&summary(&counter, began.elapsed()));
     Ok(0)
+}
+
+/// What is needed after the first session is attached: where filters may change, what loading takes.
+fn needs(flags: &Serve, tracefs: Option<&Tracefs>) -> Needs {
+    let mut needs = Needs::default();
+    if let Some(filters) = &flags.filters {
+        needs.loads = true;
+        // The folder: a new file may take the old one's name.
+        let folder = filters.parent().filter(|folder| !folder.as_os_str().is_empty());
+        needs.reads.push(folder.unwrap_or(Path::new(".")).to_path_buf());
+        // Type information; who bears the name after --uid.
+        needs.reads.extend(["/sys/kernel", "/etc/passwd"].map(Into::into));
+        needs.reads.extend(tracefs.map(Tracefs::path));
+    }
+    needs
 }
 
 /// One session after the other, until one is to end and there is no next.
@@ -123,7 +144,7 @@ fn trace(
 }
 
 /// Reads the filters again; where they are good a session with them takes over, else all stays.
-fn reload(flags: &Serve, desk: &Desk, successor: &Successor) {
+fn reload(flags: &Serve, desk: &Desk, successor: &Successor, tracefs: Option<Arc<Tracefs>>) {
     let Some(path) = &flags.filters else {
         note("SIGHUP: there is nothing to read again; give a file of filters by --filters");
         return;
@@ -131,7 +152,7 @@ fn reload(flags: &Serve, desk: &Desk, successor: &Successor) {
     let now = NotifyState::monotonic_usec_now().unwrap_or(NotifyState::MonotonicUsec(0));
     tell(&[NotifyState::Reloading, now]);
     let path = path.display();
-    match take_over(flags, desk, successor) {
+    match take_over(flags, desk, successor, tracefs) {
         Ok(notes) => {
             notes.iter().for_each(|text| note(text));
             say(&format!("filters read again from {path}"));
@@ -147,8 +168,13 @@ fn reload(flags: &Serve, desk: &Desk, successor: &Successor) {
 
 /// The new session is loaded and attached while the old one goes on; the old one's gate closes, the
 /// new one's opens, and only then the old one is detached.
-fn take_over(flags: &Serve, desk: &Desk, successor: &Successor) -> Result<Vec<String>, Failure> {
-    let mut session = Session::load(flags.plan()?)?;
+fn take_over(
+    flags: &Serve,
+    desk: &Desk,
+    successor: &Successor,
+    tracefs: Option<Arc<Tracefs>>,
+) -> Result<Vec<String>, Failure> {
+    let mut session = Session::load_again(tracefs, flags.plan()?)?;
     let mut notes = session.notes();
     notes.extend(session.hook()?);
     let (done, taken) = mpsc::channel();

@@ -6,7 +6,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _},
+    os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -23,6 +23,7 @@ use crate::{
 };
 
 pub mod json;
+mod pipe;
 pub mod stream;
 pub mod text;
 
@@ -30,9 +31,11 @@ use self::stream::{Rotate, Stream};
 
 /// Records that may wait for the output.
 const MOST_QUEUED: usize = 1 << 17;
+/// Room for so many batches of records is kept, to be used again.
+const MOST_SPARE: usize = 4;
 /// How often a format is asked for what it has held back.
 const IDLE: Duration = Duration::from_millis(100);
-/// How long the last records may take at the end.
+/// How long the output may take nothing at the end.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Turns records into bytes.
@@ -41,6 +44,10 @@ pub trait Format: Send {
     fn record(&mut self, record: &Record, out: &mut Vec<u8>);
     /// Appends what was held back for too long.
     fn idle(&mut self, _out: &mut Vec<u8>) {}
+    /// Whether anything is held back.
+    fn holds_back(&self) -> bool {
+        false
+    }
 }
 
 /// Where the bytes go.
@@ -64,6 +71,7 @@ impl Target {
         };
         let mut options = OpenOptions::new();
         options.write(true).mode(0o600).custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC);
+        let mut special = None;
         match fs::symlink_metadata(path) {
             Ok(there) if there.is_symlink() => {
                 return Err(failed("it is a symbolic link".into(), "give the file it points to"));
@@ -81,14 +89,26 @@ impl Target {
                 if kind.is_block_device() || kind.is_socket() {
                     return Err(failed("it is no file to write to".into(), "give a file name"));
                 }
+                if kind.is_fifo() && pipe::planted(path, &there) {
+                    let why = "another user's pipe, where everyone may make one".into();
+                    return Err(failed(why, "give a file name, or a pipe of your own"));
+                }
+                special = Some((kind.is_fifo(), there.dev(), there.ino()));
             }
             Err(_) => {
                 options.create_new(true);
             }
         }
-        let file = options
-            .open(path)
-            .map_err(|e| failed(e.to_string(), "give a place where you may write"))?;
+        let opened = match special {
+            Some((true, ..)) => pipe::open(path),
+            _ => options.open(path),
+        };
+        let file = opened.map_err(|e| failed(e.to_string(), "give a place where you may write"))?;
+        if let Some((_, device, inode)) = special
+            && !file.metadata().is_ok_and(|now| (now.dev(), now.ino()) == (device, inode))
+        {
+            return Err(failed("it is being exchanged".into(), "give a place of your own"));
+        }
         Ok(Self::File(file, path.to_path_buf()))
     }
 
@@ -138,6 +158,8 @@ struct Shared {
     error: Mutex<Option<io::Error>>,
     /// Records that arrived after the output had failed.
     discarded: AtomicUsize,
+    /// What records came in, to be filled again.
+    spare: Mutex<Vec<Vec<Record>>>,
 }
 
 /// What the thread has to do.
@@ -239,11 +261,16 @@ impl Writer {
         if records.is_empty() {
             return;
         }
-        let n = records.len();
-        if self.shared.queued.load(Relaxed) + n > MOST_QUEUED {
-            self.lost += n as u64;
-            self.unreported += n as u64;
-            return;
+        if self.shared.queued.load(Relaxed) + records.len() > MOST_QUEUED {
+            // What was lost elsewhere must be told whatever else is not.
+            let (told, lost): (Vec<_>, Vec<_>) =
+                records.into_iter().partition(|record| matches!(record, Record::Lost(_)));
+            self.lost += lost.len() as u64;
+            self.unreported += lost.len() as u64;
+            if told.is_empty() {
+                return;
+            }
+            return self.send_always(told);
         }
         self.send_always(records);
     }
@@ -254,6 +281,12 @@ impl Writer {
         if let Some(sender) = &self.sender {
             let _ = sender.send(Job::Write(records));
         }
+    }
+
+    /// Room for records that was used before, where there is some.
+    #[must_use]
+    pub fn spare(&self) -> Vec<Record> {
+        self.shared.spare.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
     }
 
     /// Records lost here so far.
@@ -277,8 +310,14 @@ impl Writer {
     /// Waits until everything is written, or for so long as a stuck output deserves.
     pub fn finish(mut self) -> Ended {
         drop(self.sender.take());
-        if self.finished.recv_timeout(LAST_WORDS).is_err() {
+        let mut before = self.shared.queued.load(Relaxed);
+        while let Err(mpsc::RecvTimeoutError::Timeout) = self.finished.recv_timeout(LAST_WORDS) {
             let waiting = self.shared.queued.load(Relaxed);
+            // Slow is not stuck.
+            if waiting < before {
+                before = waiting;
+                continue;
+            }
             return Ended::Badly(Failure::new(
                 Why::Failed,
                 format!(
@@ -322,12 +361,20 @@ impl Out {
         let mut bytes = Vec::new();
         loop {
             bytes.clear();
-            let (n, written) = match receiver.recv_timeout(IDLE) {
-                Ok(Job::Write(records)) => {
-                    for record in &records {
-                        self.format.record(record, &mut bytes);
+            // Who holds nothing back has nothing to do before there is more.
+            let job = if self.format.holds_back() || self.stream.holds_back() {
+                receiver.recv_timeout(IDLE)
+            } else {
+                receiver.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected)
+            };
+            let (n, written) = match job {
+                Ok(Job::Write(mut records)) => {
+                    let n = records.len();
+                    for record in records.drain(..) {
+                        self.format.record(&record, &mut bytes);
                     }
-                    (records.len(), Ok(()))
+                    shared.keep(records);
+                    (n, Ok(()))
                 }
                 Ok(Job::Turn) => {
                     let stopped = shared.stopped.load(Relaxed);
@@ -367,6 +414,13 @@ impl Out {
 }
 
 impl Shared {
+    fn keep(&self, room: Vec<Record>) {
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.len() < MOST_SPARE {
+            spare.push(room);
+        }
+    }
+
     fn fail(&self, error: io::Error, discarded: usize) {
         self.discarded.fetch_add(discarded, Relaxed);
         *self.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
@@ -440,7 +494,17 @@ mod tests {
     fn what_a_stuck_output_cannot_take_is_counted() {
         let mut writer = Writer::start(Box::new(Lines), Target::Stderr).unwrap();
         writer.shared.queued.fetch_add(MOST_QUEUED, Relaxed);
-        writer.send(records(5));
+        let updates = (0..5).map(|tid| {
+            Record::SpawnUpdate(crate::record::SpawnUpdate {
+                time: crate::record::Time(0),
+                child: crate::record::ChildRef { pid: 1, tid, start_time: 0 },
+                latency_ns: None,
+                blocked_ns: None,
+                start_delay_ns: None,
+            })
+        });
+        // That something was lost before is no record that may be lost.
+        writer.send(updates.chain(records(2)).collect());
         assert_eq!((writer.lost(), writer.take_unreported()), (5, None));
         writer.shared.queued.fetch_sub(MOST_QUEUED, Relaxed);
         assert_eq!(writer.take_unreported(), Some(5));

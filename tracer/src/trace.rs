@@ -9,8 +9,10 @@ use std::{
 use crate::{
     cli::{Format, Trace},
     command::{Command, Signals},
+    confine::Needs,
     daemon::{Session, Until},
     failure::{Failure, Why},
+    helper::{Helper, Reach},
     record::Record,
     sink::{self, Ended, Target, Writer, json::Json, stream::set_aside, text::Text},
     terminal,
@@ -47,7 +49,8 @@ pub fn note(text: &str) {
 pub fn run(flags: &Trace) -> Result<u8, Failure> {
     let plan = flags.plan()?;
     let signals = signals(plan.command_only)?;
-    let mut session = Session::load(plan)?;
+    let helper = Helper::start(Reach::Names);
+    let mut session = Session::load(plan)?.helped_by(helper);
     if flags.rotate.is_some() {
         session.in_pieces();
         keep_earlier(flags.output.as_deref())?;
@@ -59,8 +62,6 @@ pub fn run(flags: &Trace) -> Result<u8, Failure> {
     } else {
         Some(Command::prepare(&flags.command, &signals.before, None)?)
     };
-    let rotate = flags.rotate.unwrap_or_default();
-    let mut writer = Writer::start_rotating(format(flags.format, fd), target, rotate)?;
     for text in session.notes() {
         note(&text);
     }
@@ -70,6 +71,17 @@ pub fn run(flags: &Trace) -> Result<u8, Failure> {
     for text in session.attach()? {
         note(&text);
     }
+    let format = format(flags.format, fd);
+    let mut needs = Needs { signals: command.is_some(), ..Needs::default() };
+    if let (Some(_), Some(output)) = (flags.rotate, &flags.output) {
+        needs.pieces_of(output);
+    }
+    for text in session.confine(needs)? {
+        note(&text);
+    }
+    // From here on there may be threads.
+    let rotate = flags.rotate.unwrap_or_default();
+    let mut writer = Writer::start_rotating(format, target, rotate)?;
     // Only now, so that whoever waits for it misses nothing.
     writer.send_always(vec![session.header()]);
     let until = Until {

@@ -6,7 +6,7 @@ use std::{env, fs, path::Path};
 
 use forkscope::{
     correlate::{Clock, Correlator, PATIENCE},
-    decode::decode,
+    decode::{decode, room},
     kernel::books::Totals,
     record::{
         Counters, Header, Histograms, Lost, LostTotals, MeasureNote, Record, SCHEMA, Summary, Time,
@@ -381,7 +381,7 @@ fn records() -> Vec<Record> {
     }))];
     let mut correlator = Correlator::default();
     correlator.set_clock(CLOCK);
-    let mut now = 0;
+    let (mut now, mut room) = (0, room());
     for bytes in events() {
         let at = u64::from_ne_bytes(bytes[8..16].try_into().expect("eight bytes"));
         // As the daemon does: time passes between events, too.
@@ -390,8 +390,8 @@ fn records() -> Vec<Record> {
             correlator.tick(now, &mut out);
         }
         now = now.max(at);
-        let event = decode(&bytes).unwrap_or_else(|e| panic!("{e:?}"));
-        correlator.push(event, &mut out);
+        let event = decode(&bytes, &mut room).unwrap_or_else(|e| panic!("{e:?}"));
+        correlator.push(&event, &mut out);
     }
     correlator.tick(now + PATIENCE, &mut out);
     correlator.flush(&mut out);
@@ -432,5 +432,34 @@ fn text() {
         ("text-colour.txt", None, true),
     ] {
         check(name, &mut Text::in_zone(Layout { width, colour }, TimeZone::UTC));
+    }
+}
+
+/// The fuzzer begins with records as they are laid out now.
+#[test]
+fn seeds_of_the_fuzzer() {
+    let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz/seeds");
+    let framed = |events: &[Vec<u8>]| -> Vec<u8> {
+        let length = |bytes: &[u8]| u16::try_from(bytes.len()).expect("a short one").to_le_bytes();
+        events.iter().flat_map(|bytes| [&length(bytes), bytes.as_slice()].concat()).collect()
+    };
+    let all = events();
+    let mut wanted = vec![
+        ("events/all".to_string(), framed(&all)),
+        ("events/vfork".to_string(), framed(&all[6..12])),
+    ];
+    for kind in Kind::ALL {
+        let one = all.iter().find(|bytes| bytes[..2] == (kind as u16).to_ne_bytes());
+        let one = one.unwrap_or_else(|| panic!("no {kind:?} in the series"));
+        wanted.push((format!("decode/{}", kind.name()), one.clone()));
+    }
+    for (name, bytes) in wanted {
+        let path = seeds.join(&name);
+        if env::var_os("UPDATE_GOLDEN").is_some() {
+            fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+            fs::write(&path, &bytes).expect("a file");
+        }
+        let kept = fs::read(&path).unwrap_or_default();
+        assert!(kept == bytes, "{name} is not as records are now; UPDATE_GOLDEN=1 rewrites it");
     }
 }

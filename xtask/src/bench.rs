@@ -3,55 +3,44 @@
 use std::{
     env,
     fs::{self, File},
-    io::{IsTerminal as _, Write as _},
+    io::Write as _,
     path::{Path, PathBuf},
     process::Command,
+    time::Instant,
 };
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::{Value, json};
 
+mod alone;
+mod budget;
+mod doc;
 mod figures;
+mod machine;
+mod pairs;
+mod process;
 mod programs;
+mod progress;
+mod project;
 mod reading;
+mod record;
+mod redis;
 mod rig;
+#[cfg(test)]
+mod sample;
+mod seen;
+mod show;
 mod table;
+mod told;
 mod tracers;
+mod tracing;
+mod workloads;
 
-use figures::Ratio;
-use programs::Cost;
-use rig::{Loop, Rig};
-use table::{Table, whole};
-use tracers::Tracer;
-
-const COUNTING: Tracer = Tracer::Trace(&["--measure", "cow"]);
-const EVERYTHING: Tracer = Tracer::Trace(&[]);
-
-/// Title, tracer (none: nothing is traced, and the row shows the noise), loop, and what the
-/// ratio may be at most.
-type Row = (&'static str, Option<Tracer>, Loop, Option<f64>);
-
-const ROWS: [Row; 7] = [
-    ("A/A, nothing traced", None, Loop::Cow, None),
-    ("trace --measure cow", Some(COUNTING), Loop::Cow, Some(1.05)),
-    ("trace", Some(EVERYTHING), Loop::Cow, Some(1.15)),
-    ("profile, every fault timed", Some(Tracer::Profile), Loop::Cow, None),
-    ("bpftrace, every fault timed", Some(Tracer::Bpftrace), Loop::Cow, None),
-    ("A/A, nothing traced", None, Loop::Exec, None),
-    ("trace", Some(EVERYTHING), Loop::Exec, Some(1.05)),
-];
-
-/// Whose programs are timed, in which loops.
-type Timed = (&'static str, Tracer, &'static [Loop]);
-
-const COSTS: [Timed; 3] = [
-    ("trace --measure cow", COUNTING, &[Loop::Cow]),
-    ("trace", EVERYTHING, &[Loop::Cow, Loop::Exec]),
-    ("profile", Tracer::Profile, &[Loop::Cow]),
-];
-
-/// Of all fault programs together, for a fault.
-const FAULT_BUDGET_NS: f64 = 200.0;
+use pairs::Plan;
+use progress::{Progress, say as progress};
+use record::Run;
+use rig::Rig;
+use tracers::{ROWS, Tracer};
+use workloads::Workload;
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum What {
@@ -59,6 +48,17 @@ enum What {
     Tracing,
     /// Records a second, beside jq and DuckDB.
     Reading,
+}
+
+/// Which rows.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Only {
+    /// Every tracer beside every workload.
+    All,
+    /// What the budget asks for, and nothing else.
+    Budget,
+    /// The peers, and forkscope measuring everything.
+    Peers,
 }
 
 /// What to measure, and where else to write it.
@@ -70,220 +70,176 @@ pub struct Options {
     /// Records that are read (reading).
     #[arg(long, default_value_t = 1_000_000, value_name = "N")]
     records: u64,
-    /// Few pairs, for a first look.
+    /// Few pairs of short runs, for a first look.
     #[arg(long, conflicts_with = "pairs")]
     quick: bool,
     /// Runs without and with a tracer, in turn.
     #[arg(long, default_value_t = 15, value_name = "N",
           value_parser = clap::value_parser!(u16).range(1..))]
     pairs: u16,
+    /// Which rows of the tables.
+    #[arg(long, value_enum, default_value = "all")]
+    only: Only,
+    /// These tracers alone, by the first word that the table of the source has for them.
+    #[arg(long, value_name = "KEY", value_delimiter = ',')]
+    tracer: Vec<String>,
+    /// These workloads alone.
+    #[arg(long, value_enum, value_name = "NAME", value_delimiter = ',')]
+    workload: Vec<Workload>,
     /// Also write every figure to FILE.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Also write a document: of this run, or of those that --from names.
+    #[arg(long, value_name = "FILE")]
+    doc: Option<PathBuf>,
+    /// Measure nothing: read runs that --json wrote, and show them.
+    #[arg(long, value_name = "FILE", num_args = 1..,
+          conflicts_with_all = ["json", "quick", "pairs", "only", "tracer", "workload"])]
+    from: Vec<PathBuf>,
 }
 
-/// What came of a row.
-enum Outcome {
-    /// Bare and traced times, pair by pair.
-    Measured(Vec<(f64, f64)>),
-    /// It cannot be had here.
-    Skipped(String),
-    /// It was to be had, and yet there are no figures.
-    Void(String),
-}
-
-/// Measures, and prints; false when a row has no figures.
+/// Measures, and prints; false when something that was to be had has no figures.
 pub fn run(root: &Path, options: &Options) -> Result<bool> {
+    if !options.from.is_empty() {
+        return again(options);
+    }
     let pairs = if options.quick { 5 } else { options.pairs };
     tracers::possible()?;
     // Found out before the work, not after it.
-    let file = match &options.json {
-        Some(path) => Some(File::create(path).with_context(|| path.display().to_string())?),
-        None => None,
-    };
+    let create = |path: &PathBuf| File::create(path).with_context(|| path.display().to_string());
+    let file = options.json.as_ref().map(create).transpose()?;
     if options.what == What::Reading {
         let rounds = pairs.min(5);
         return reading::run(root, &forkscope(root)?, options.records, rounds, file);
     }
-    let rig = Rig::new(root, forkscope(root)?)?;
-    let machine = machine(&rig);
-    println!("{machine}");
-
-    let rows: Vec<_> = ROWS
-        .iter()
-        .enumerate()
-        .map(|(index, &(title, tracer, what, _))| {
-            let about = format!("row {} of {}: {title}, {}", index + 1, ROWS.len(), what.name());
-            measure(&rig, tracer, what, pairs, &about)
-        })
-        .collect();
-    println!("{}", ratios(&rows, pairs.into()));
-
-    let costs = COSTS.map(|(title, tracer, loops)| {
-        progress(&format!("programs of {title}"));
-        programs::cost(&rig, tracer, loops)
-    });
+    let document = options.doc.as_ref().map(create).transpose()?;
+    let plans = plans(options)?;
+    let forkscope = forkscope(root)?;
+    process::catch_interrupts();
+    let measured = measure(root, forkscope, options, &plans, pairs);
     progress("");
-    println!("{}", program_times(&costs));
-    let load_after = load();
-    println!("load at the end {load_after}; the noise of a busy machine is in every figure");
-
+    let run = measured?;
+    let lines = budget::lines(&run);
+    println!("{}", show::all(&run, &lines));
     if let Some(mut file) = file {
-        let all = json!({
-            "machine": machine.trim_end(),
-            "load_after": load_after,
-            "pairs": pairs,
-            "rows": ROWS.iter().zip(&rows).map(row_json).collect::<Vec<_>>(),
-            "programs": COSTS.iter().zip(&costs).map(cost_json).collect::<Vec<_>>(),
-        });
+        let mut all = serde_json::to_value(&run)?;
+        all["budget"] = budget::to_json(&lines);
         writeln!(file, "{all:#}")?;
     }
-    let void = rows.iter().any(|row| matches!(row, Outcome::Void(_)));
-    Ok(!void && costs.iter().all(Result::is_ok))
+    if let Some(mut file) = document {
+        file.write_all(doc::write(std::slice::from_ref(&run)).as_bytes())?;
+    }
+    Ok(is_whole(&run))
 }
 
-fn measure(rig: &Rig, tracer: Option<Tracer>, what: Loop, pairs: u16, about: &str) -> Outcome {
-    if let Some(why) = tracer.and_then(Tracer::missing) {
-        return Outcome::Skipped(why);
+fn measure(
+    root: &Path,
+    forkscope: PathBuf,
+    options: &Options,
+    plans: &[Plan],
+    pairs: u16,
+) -> Result<Run> {
+    let start = Instant::now();
+    let mut workloads: Vec<_> = plans.iter().flat_map(|plan| plan.workloads.clone()).collect();
+    workloads.sort();
+    workloads.dedup();
+    progress("compiling, filling");
+    let rig = Rig::new(root, forkscope, &workloads, options.quick)?;
+    let rows: Vec<_> = plans.iter().map(|plan| plan.row).collect();
+    let mut machine = machine::describe(&rig, root, &rows);
+    let mut told = Progress::new();
+    let rows = pairs::measure(&rig, plans, pairs, &mut told)?;
+    let has_ours = plans.iter().any(|plan| plan.row.key == "trace");
+    let (mut timed, mut alone) = (Vec::new(), None);
+    if has_ours && options.only != Only::Peers {
+        progress("programs in the kernel");
+        timed = programs::time(&rig, "trace", Tracer::Trace(&[]), &programs::LOOPS);
+        process::interrupted()?;
+        progress("the tracer alone");
+        alone = Some(alone::measure(&rig, options.quick));
+        process::interrupted()?;
     }
-    let pair = |number| {
-        progress(&format!("{about}: pair {number} of {pairs}"));
-        let bare = rig.run(what)?;
-        let traced = match tracer {
-            Some(tracer) => rig.run_traced(what, tracer)?,
-            None => rig.run(what)?,
+    machine.load[1] = machine::load();
+    let only = match options.only {
+        Only::All => "all",
+        Only::Budget => "those of the budget",
+        Only::Peers => "the peers",
+    };
+    Ok(Run {
+        form: record::FORM,
+        machine,
+        pairs,
+        only: only.into(),
+        seconds: start.elapsed().as_secs_f64(),
+        rows,
+        timed,
+        alone,
+    })
+}
+
+/// Which tracers, beside which workloads.
+fn plans(options: &Options) -> Result<Vec<Plan>> {
+    let is_known = |key: &&String| ROWS.iter().all(|row| row.key != **key);
+    if let Some(key) = options.tracer.iter().find(is_known) {
+        let keys: Vec<_> = ROWS.iter().map(|row| row.key).collect();
+        bail!("--tracer {key}: there is {}", keys.join(", "));
+    }
+    let plan = |row: &'static tracers::Row| {
+        let workloads = match options.only {
+            Only::All => row.workloads,
+            Only::Budget => row.budget,
+            Only::Peers if row.is_peer => row.workloads,
+            Only::Peers => &[],
         };
-        Ok((bare.ns, traced.ns))
+        let is_asked =
+            |what: &Workload| options.workload.is_empty() || options.workload.contains(what);
+        let workloads: Vec<_> = workloads.iter().copied().filter(is_asked).collect();
+        let is_row_asked =
+            options.tracer.is_empty() || options.tracer.iter().any(|key| key == row.key);
+        (is_row_asked && !workloads.is_empty()).then_some(Plan { row, workloads })
     };
-    match (1..=pairs).map(pair).collect::<Result<_>>() {
-        Ok(pairs) => Outcome::Measured(pairs),
-        Err(why) => Outcome::Void(format!("{why:#}")),
+    let plans: Vec<_> = ROWS.iter().filter_map(plan).collect();
+    if plans.is_empty() {
+        bail!("there is no such tracer beside such a workload");
     }
+    Ok(plans)
 }
 
-fn ratios(rows: &[Outcome], pairs: usize) -> Table {
-    let (_, level) = figures::interval(pairs);
-    let interval = format!("{:.0} % interval", level * 100.0);
-    let heading = ["tracer", "loop", "bare ns", "traced ns", "ratio", &interval, "budget"];
-    let mut table = Table::new(2, heading);
-    for (&(title, tracer, what, budget), row) in ROWS.iter().zip(rows) {
-        let mut cells = vec![title.to_owned(), what.name().to_owned()];
-        match row {
-            Outcome::Measured(pairs) => {
-                let ratio = Ratio::of(pairs);
-                let budget_text = budget.map_or("-".into(), |most| format!("≤ {most:.2}"));
-                cells.extend([
-                    whole(figures::median(pairs.iter().map(|pair| pair.0))),
-                    whole(figures::median(pairs.iter().map(|pair| pair.1))),
-                    format!("{:.3}", ratio.median),
-                    format!("{:.3} … {:.3}", ratio.low, ratio.high),
-                    budget_text,
-                    match budget {
-                        Some(most) => verdict(ratio, most).to_owned(),
-                        None if tracer.is_none() => "the noise".to_owned(),
-                        None => String::new(),
-                    },
-                ]);
-            }
-            Outcome::Skipped(why) => cells.extend(blank(format!("skipped: {why}"))),
-            Outcome::Void(why) => cells.extend(blank(format!("void: {why}"))),
+/// Shows runs of before.
+fn again(options: &Options) -> Result<bool> {
+    let read = |path: &PathBuf| -> Result<Run> {
+        let text = fs::read_to_string(path)?;
+        let run: Run = serde_json::from_str(&text)?;
+        if run.form != record::FORM {
+            bail!("it has form {}, and this reads {}", run.form, record::FORM);
         }
-        table.row(cells);
-    }
-    table
-}
-
-/// Five columns without figures, and why.
-fn blank(why: String) -> [String; 6] {
-    let none = || "-".to_owned();
-    [none(), none(), none(), none(), none(), why]
-}
-
-fn verdict(ratio: Ratio, most: f64) -> &'static str {
-    match (ratio.median <= most, ratio.low <= most && most < ratio.high) {
-        (true, false) => "met",
-        (true, true) => "met, not surely",
-        (false, true) => "not met, not surely",
-        (false, false) => "not met",
-    }
-}
-
-fn program_times(costs: &[Result<Vec<Cost>>]) -> Table {
-    let heading = ["tracer", "loop", "program", "runs", "missed", "ns a run", "budget"];
-    let mut table = Table::new(3, heading);
-    let none = String::new;
-    for (&(title, ..), costs) in COSTS.iter().zip(costs) {
-        let costs = match costs {
-            Ok(costs) => costs,
-            Err(why) => {
-                let name = [title.to_owned(), none(), none()];
-                let cells = [none(), none(), none(), none(), format!("void: {why:#}")];
-                table.row(name.into_iter().chain(cells));
-                continue;
-            }
-        };
-        for Cost { what, programs, together } in costs {
-            let first = |name: &str| [title.to_owned(), what.name().to_owned(), name.to_owned()];
-            for program in programs {
-                let [runs, missed] = [program.runs, program.missed].map(|n| whole(n as f64));
-                let figures = [runs, missed, whole(program.ns_per_run()), "-".to_owned()];
-                table.row(first(&program.name).into_iter().chain(figures));
-            }
-            let (unit, budget, met) = match what {
-                Loop::Cow => {
-                    let met = if *together <= FAULT_BUDGET_NS { "met" } else { "not met" };
-                    ("all, for a fault", format!("≤ {FAULT_BUDGET_NS}"), met)
-                }
-                Loop::Exec => ("all on the machine, for an iteration", "-".to_owned(), ""),
-            };
-            let figures = [none(), none(), whole(*together), budget, met.to_owned()];
-            table.row(first(unit).into_iter().chain(figures));
-        }
-    }
-    table
-}
-
-fn row_json((row, outcome): (&Row, &Outcome)) -> Value {
-    let &(title, tracer, what, budget) = row;
-    let mut value = json!({
-        "tracer": tracer.map(|_| title),
-        "loop": what.name(),
-        "budget": budget,
-    });
-    match outcome {
-        Outcome::Measured(pairs) => {
-            let ratio = Ratio::of(pairs);
-            value["ratio"] = json!(ratio.median);
-            value["interval"] = json!([ratio.low, ratio.high]);
-            value["met"] = json!(budget.map(|most| ratio.median <= most));
-            value["pairs_ns"] = json!(pairs);
-        }
-        Outcome::Skipped(why) => value["skipped"] = json!(why),
-        Outcome::Void(why) => value["void"] = json!(why),
-    }
-    value
-}
-
-fn cost_json((row, costs): (&Timed, &Result<Vec<Cost>>)) -> Value {
-    let costs = match costs {
-        Ok(costs) => costs,
-        Err(why) => return json!({ "tracer": row.0, "void": format!("{why:#}") }),
+        Ok(run)
     };
-    let cost = |Cost { what, programs, together }: &Cost| {
-        let budget = (*what == Loop::Cow).then_some(FAULT_BUDGET_NS);
-        let programs = programs.iter().map(|program| {
-            let programs::Program { name, runs, ns, missed } = program;
-            json!({ "name": name, "runs": runs, "ns": ns, "missed": missed })
-        });
-        json!({
-            "loop": what.name(),
-            "programs": programs.collect::<Vec<_>>(),
-            "together_ns": together,
-            "budget_ns": budget,
-            "met": budget.map(|most| *together <= most),
-        })
-    };
-    json!({ "tracer": row.0, "loops": costs.iter().map(cost).collect::<Vec<_>>() })
+    let read = |path: &PathBuf| read(path).with_context(|| path.display().to_string());
+    let runs = options.from.iter().map(read).collect::<Result<Vec<_>>>()?;
+    for run in &runs {
+        println!("{}\n", show::all(run, &budget::lines(run)));
+    }
+    if let Some(path) = &options.doc {
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        fs::write(path, doc::write(&runs)).with_context(|| path.display().to_string())?;
+    }
+    Ok(runs.iter().all(is_whole))
+}
+
+/// Whether all of ours has figures that could be had; what a peer loses is its own affair.
+fn is_whole(run: &Run) -> bool {
+    let is_void = |why: &Option<String>| why.as_ref().is_some_and(|it| !it.starts_with("skipped"));
+    let is_peers = |key: &str| ROWS.iter().any(|row| row.key == key && row.is_other());
+    let rows_are = run
+        .rows
+        .iter()
+        .filter(|row| !is_peers(&row.key))
+        .all(|row| !is_void(&row.void) && row.cells.iter().all(|cell| !is_void(&cell.void)));
+    let timed_are = run.timed.iter().all(|timed| timed.void.is_none());
+    rows_are && timed_are && run.alone.as_ref().is_none_or(|alone| alone.void.is_none())
 }
 
 /// `FORKSCOPE_BIN`, else the release program, brought up to date.
@@ -300,37 +256,4 @@ fn forkscope(root: &Path) -> Result<PathBuf> {
         bail!("forkscope does not build: see above");
     }
     Ok(target.join("release/forkscope"))
-}
-
-/// What the figures are of: they mean nothing elsewhere.
-fn machine(rig: &Rig) -> String {
-    let read = |path| fs::read_to_string(path).unwrap_or_default();
-    let cpu = read("/proc/cpuinfo");
-    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    let layout = match &rig.cpus {
-        Some((own, others)) => format!("loops on CPU {own}, tracers on CPU {others}"),
-        None => "loops and tracers on the same CPU".into(),
-    };
-    format!(
-        "Linux {}, {}; {layout}; load {}\nratios are medians of pairs, of each run the 20th \
-         percentile of its iterations\n",
-        read("/proc/sys/kernel/osrelease").trim(),
-        model.map_or("unknown CPU", |(_, name)| name),
-        load(),
-    )
-}
-
-/// Of the last minute.
-fn load() -> String {
-    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    text.split(' ').next().unwrap_or_default().to_owned()
-}
-
-/// Where somebody watches.
-fn progress(text: &str) {
-    let mut stderr = std::io::stderr();
-    if stderr.is_terminal() {
-        let _ = write!(stderr, "\r\x1b[K{text}");
-        let _ = stderr.flush();
-    }
 }

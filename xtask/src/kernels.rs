@@ -17,6 +17,16 @@ use anyhow::{Context as _, Result, bail};
 use self::apt::{Candidate, PrivateApt};
 use crate::vm::{Arch, Lacking};
 
+/// Where this system's apt has Debian's packages from.
+pub fn mirror() -> Result<String> {
+    apt::mirror()
+}
+
+/// The proxy that this system's apt goes by.
+pub fn proxy() -> Option<String> {
+    apt::proxy()
+}
+
 /// Which kernel of the matrix.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Series {

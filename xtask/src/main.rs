@@ -11,10 +11,14 @@ use clap::{Parser, Subcommand};
 
 mod apt;
 mod bench;
+mod dist;
 mod ebpf;
+mod fuzz;
 mod kernels;
 #[path = "../../tracer/build/object.rs"]
 mod object;
+#[cfg(test)]
+mod reliability;
 mod step;
 mod tally;
 mod test;
@@ -34,11 +38,23 @@ struct Arguments {
 enum Task {
     /// Measure what tracing costs the traced, against the budgets; needs root and a quiet machine.
     Bench(bench::Options),
+    /// Make what people install, in target/dist/: a static program, a .deb, a .tar.gz, checksums.
+    Dist {
+        /// Let lintian judge the package, and install, run and purge it in a bare Debian; needs root.
+        #[arg(long)]
+        check: bool,
+    },
     /// Build the eBPF object from source and keep it in tracer/prebuilt/.
     Ebpf {
         /// Build it and compare it, bit for bit, with the one that is kept.
         #[arg(long)]
         check: bool,
+    },
+    /// Fuzz what reads bytes of others: a few seconds a target, from the same beginning each time.
+    Fuzz {
+        /// Ten minutes each, from a new beginning, with AddressSanitizer.
+        #[arg(long)]
+        long: bool,
     },
     /// Run every check and every test; installs what they need where it can.
     Test {
@@ -66,11 +82,20 @@ impl Arguments {
         let root = root()?;
         match self.task {
             Task::Bench(options) => bench::run(&root, &options),
+            Task::Dist { check } => dist::run(&root, check),
             Task::Ebpf { check: false } => ebpf::update(&root).map(|()| true),
             Task::Ebpf { check: true } => ebpf::check(&root).map(|verdict| {
                 println!("{verdict}");
                 true
             }),
+            Task::Fuzz { long } => {
+                let totals = fuzz::run(
+                    &root,
+                    if long { fuzz::Budget::long() } else { fuzz::Budget::SHORT },
+                )?;
+                println!("{totals}");
+                Ok(totals.failed == 0)
+            }
             Task::Test { long } => test::run(&root, long),
             Task::Vm(options) => vm::run(&root, &options),
         }

@@ -15,16 +15,20 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    apt, ebpf,
+    apt, dist, ebpf,
+    fuzz::{self, Budget},
     step::{Totals, Verdict},
     tally::Tally,
     vm::{self, Arch},
 };
 
 /// Programs that live tests trace or ask, and the Debian packages that have them.
-const PROGRAMS: [(&str, &str); 12] = [
+const PROGRAMS: [(&str, &str); 18] = [
+    ("chromium", "chromium"),
+    ("fish", "fish"),
     ("gcc", "gcc"),
     ("make", "make"),
+    ("mandoc", "mandoc"),
     ("nginx", "nginx-light"),
     ("perf", "linux-perf"),
     ("prometheus", "prometheus"),
@@ -32,9 +36,12 @@ const PROGRAMS: [(&str, &str); 12] = [
     ("python3", "python3"),
     ("redis-benchmark", "redis-tools"),
     ("redis-server", "redis-server"),
+    ("runc", "runc"),
     ("strace", "strace"),
     ("stress-ng", "stress-ng"),
     ("systemd-analyze", "systemd"),
+    ("tmux", "tmux"),
+    ("zsh", "zsh"),
 ];
 
 /// The kernel side compiles for BPF only, or without unwinding.
@@ -83,6 +90,11 @@ pub fn run(root: &Path, long: bool) -> Result<bool> {
         }
         tally(tests)
     });
+    let budget = if long { Budget::long() } else { Budget::SHORT };
+    totals.tests("fuzzing", || fuzz::run(root, budget));
+    if long {
+        totals.step("tracing under valgrind", || valgrind(root));
+    }
     // Kernels that are not this machine's.
     let kernels: &[(Arch, &[&str])] = if long {
         &[(Arch::X86_64, &["5.10", "6.1", "6.12", "newest"]), (Arch::Aarch64, &["6.12", "6.1"])]
@@ -92,6 +104,9 @@ pub fn run(root: &Path, long: bool) -> Result<bool> {
     for &(arch, series) in kernels {
         let options = vm::Options::of(arch, series);
         totals.tests(&format!("kernels, {}", arch.name()), || vm::matrix(root, &options));
+    }
+    if long {
+        totals.tests("packages to install", || dist::checked(root));
     }
     if env::var_os("CI").is_some_and(|ci| ci == "true") {
         expected_only(root, &mut totals)?;
@@ -135,6 +150,32 @@ fn deny(root: &Path) -> Result<Verdict> {
     // Not `advisories`: their database is a git repository elsewhere.
     let checks = ["check", "--hide-inclusion-graph", "bans", "licenses", "sources"];
     Command::new(program).current_dir(root).args(["--all-features"]).args(checks).verdict()
+}
+
+/// Tracing for a few seconds with every access to memory watched: what maps rings and books is
+/// unsafe.
+fn valgrind(root: &Path) -> Result<Verdict> {
+    if !apt::has("valgrind")
+        && let Err(why) = apt::install(&["valgrind"])
+    {
+        return Ok(Verdict::Skipped(format!("no valgrind: {why:#}")));
+    }
+    // With line numbers, and without what the optimiser hides.
+    cargo(root).arg("build").verdict()?;
+    let records = root.join("target/valgrind.ndjson");
+    let mut tracing = Command::new("valgrind");
+    tracing
+        .args(["--quiet", "--leak-check=no", "--error-exitcode=99"])
+        .arg(root.join("target/debug/forkscope"))
+        // No COMMAND: valgrind knows no pidfd_open.
+        .args(["trace", "--duration", "5s", "--format", "json", "-o"])
+        .arg(&records);
+    tracing.verdict()?;
+    let lines = fs::read_to_string(&records)?.lines().count();
+    if lines < 2 {
+        bail!("nothing was written to {}", records.display());
+    }
+    Ok(Verdict::Passed(format!("{lines} lines, no errors")))
 }
 
 /// On CI a skip that nobody expected is a failure: it would stay unseen.

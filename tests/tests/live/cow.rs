@@ -203,6 +203,27 @@ fn the_newest_that_is_left() {
     expect_many(&recording, &truth);
 }
 
+/// The same when hundreds have gone and the parent only waited: each look for an open ledger goes
+/// down so many of them, and the next fault goes on from there.
+#[test]
+fn the_newest_that_is_left_of_hundreds() {
+    const CHILDREN: u64 = 900;
+    /// Faults at which the look came to no end yet (`MOST_HOPS` is 256): in the totals alone.
+    const LOOKS: u64 = CHILDREN / 256;
+    let Some(rig) = Rig::new() else { return };
+    let Some(program) = rig.program("idle_parent") else { return };
+    let words = [program.to_str().expect("a plain path"), &CHILDREN.to_string(), "1000"];
+    let traced = rig.trace(&[]).command(words).run();
+    let truth = truth(&traced.done.expect_code(0).stdout);
+    let recording = traced.recording;
+    recording.expect_a_ledger_for_every_fork();
+    let newest = truth.at("newest");
+    let ledger = recording.of_kind("cow").find(|ledger| ledger.at("child.pid") == newest);
+    let copied = ledger.expect("its ledger").number("parent.copied");
+    let pages = truth.number("pages");
+    assert!((pages - LOOKS..=pages + HANDFUL).contains(&copied), "{copied} of {pages}");
+}
+
 /// What `programs/many.c` must have left: the pages of each child's turn in its ledger.
 #[track_caller]
 pub fn expect_many(recording: &Recording, truth: &Value) {

@@ -51,15 +51,3 @@ fn the_doctor_tells_of_every_measurement() {
     assert!(text.contains(&json.text("ebpf_object.sha256")[..12]), "{text}");
     assert_eq!(json.at("backend"), traced.recording.header().at("backend"));
 }
-
-#[test]
-fn completions_and_manual() {
-    let Some(rig) = Rig::new() else { return };
-    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
-        let out = run(&rig, &["completions", shell]).stdout();
-        assert!(out.contains("forkscope") && out.contains("duration"), "{shell}");
-    }
-    assert!(run(&rig, &["man"]).stdout().contains(".TH forkscope"));
-    assert!(run(&rig, &["--version"]).stdout().starts_with("forkscope "));
-    assert!(run(&rig, &["trace", "--help"]).stdout().contains("--max-argv"));
-}

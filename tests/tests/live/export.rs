@@ -1,6 +1,6 @@
 //! What `export` writes is read by programs that others wrote, and says the same there.
 
-mod readers;
+pub mod readers;
 mod refusals;
 
 use std::{

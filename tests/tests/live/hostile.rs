@@ -1,14 +1,23 @@
 //! What others control (names, arguments, files) can neither break the output nor the terminal.
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs,
-    os::unix::{ffi::OsStringExt as _, fs::PermissionsExt as _},
+    os::unix::{
+        ffi::{OsStrExt as _, OsStringExt as _},
+        fs::PermissionsExt as _,
+    },
+    path::Path,
     process::Command,
 };
 
-use forkscope_tests::{Fields as _, Recording, Rig};
+use forkscope_tests::{Fields as _, Recording, Rig, skip};
 use serde_json::{Value, json};
+
+use crate::containers;
+
+mod outputs;
+mod storms;
 
 /// Arguments as bytes, and how they must appear in JSON.
 fn samples() -> Vec<(&'static [u8], &'static str, bool)> {
@@ -26,13 +35,15 @@ fn samples() -> Vec<(&'static [u8], &'static str, bool)> {
     ]
 }
 
-/// No byte that a terminal would obey, but line feeds.
+/// Nothing that a terminal would obey, or that shows other text than there is, but line feeds.
 #[track_caller]
 fn harmless(text: &[u8]) {
     let text = std::str::from_utf8(text).expect("UTF-8");
     let bad = text.chars().find(|&c| {
         c != '\n'
-            && (c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'))
+            && (c.is_control()
+                || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+                    | '\u{2060}'..='\u{206f}' | '\u{feff}'))
     });
     assert_eq!(bad, None, "in {text:?}");
 }
@@ -191,5 +202,72 @@ fn many_and_long_arguments() {
         let flags = flags.each_ref().map(String::as_str);
         let recording = rig.trace(&flags).command(["/bin/true", "12345"]).run().recording;
         assert_eq!(kept(&recording).1, truncated, "--max-argv {max}: {:?}", kept(&recording));
+    }
+}
+
+/// Names that a control group can have: all but line feeds and slashes.
+fn group_names() -> Vec<(&'static [u8], &'static str, bool)> {
+    let mut names = samples();
+    names.retain(|(bytes, ..)| !bytes.is_empty() && !bytes.contains(&b'\n'));
+    names.extend([
+        (&b"=cmd|' !A1"[..], "=cmd|' !A1", false),
+        (b"a,b;c\td", "a,b;c\td", false),
+        (b"<b>&amp;", "<b>&amp;", false),
+    ]);
+    names
+}
+
+#[test]
+fn control_groups() {
+    let Some(rig) = Rig::new() else { return };
+    let Some(hierarchy) = containers::hierarchies().into_iter().next() else {
+        return skip("no control groups are mounted");
+    };
+    let top = format!("forkscope-hostile-{}", std::process::id());
+    let names = group_names();
+    let group = |bytes: &[u8]| {
+        let path = Path::new(&top).join(OsStr::from_bytes(bytes));
+        containers::Group::make(&hierarchy, &path).expect("a control group")
+    };
+    // Some are there before, of the others the kernel tells.
+    let mut groups: Vec<_> = names.iter().step_by(2).map(|(bytes, ..)| group(bytes)).collect();
+    let tracer = rig.trace(&[]).start();
+    groups.extend(names.iter().skip(1).step_by(2).map(|(bytes, ..)| group(bytes)));
+    for group in &groups {
+        rig.run(group.command(&format!("/bin/true {top}"))).expect_code(0);
+    }
+    let traced = tracer.stop();
+    traced.recording.expect_whole();
+    let in_order = names.iter().step_by(2).chain(names.iter().skip(1).step_by(2));
+    let runs = containers::runs(&traced.recording, &top);
+    assert_eq!(runs.len(), names.len());
+    for (run, (_, expected, lossy)) in runs.into_iter().zip(in_order) {
+        assert_eq!(run.text("cgroup"), format!("/{top}/{expected}"), "{run}");
+        assert_eq!(run.at("lossy") == true, *lossy, "{run}");
+    }
+    // Whatever is made of the recording is harmless, and has them all.
+    let mut report = Command::new(rig.forkscope());
+    report.args(["report", "--by", "cgroup", "--top", "100"]).arg(&traced.path);
+    let shown = rig.run(report).expect_code(0);
+    harmless(&shown.stdout);
+    assert_eq!(shown.stdout().matches(&top).count() / names.len(), 2, "{}", shown.stdout());
+    for (format, name) in [("csv", "exec.csv"), ("folded", "folded"), ("perfetto", "trace")] {
+        let out = rig.path(&format!("{format}/"));
+        let mut export = Command::new(rig.forkscope());
+        export.args(["export", "--to", format]).arg(&traced.path).arg("-o");
+        export.arg(if format == "csv" { out.clone() } else { rig.path(name) });
+        rig.run(export).expect_code(0);
+        if format == "folded" {
+            let text = fs::read(rig.path(name)).expect("the file");
+            harmless(&text);
+        }
+        if format == "csv" {
+            let rows = crate::export::readers::csv(&rig, &out.join(name));
+            let cells: Vec<_> = rows.iter().map(|row| row.text("cgroup")).collect();
+            for (_, expected, _) in &names {
+                let path = format!("/{top}/{expected}");
+                assert!(cells.contains(&&*path), "{path:?} in {cells:?}");
+            }
+        }
     }
 }

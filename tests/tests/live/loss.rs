@@ -5,6 +5,10 @@ use std::process::Command;
 
 use forkscope_tests::{Fields as _, Rig};
 
+mod advice;
+mod books;
+mod storms;
+
 /// Everything of one kind of event: the record's type, the summary's counter, and its truth.
 fn storm(rig: &Rig, doors: &std::path::Path, door: &str, count: u64) -> serde_json::Value {
     let mut command = Command::new(doors);

@@ -12,7 +12,8 @@ use std::{
 
 use forkscope_tests::{Rig, skip};
 
-mod daemon;
+pub mod daemon;
+mod page;
 mod prometheus;
 mod storms;
 

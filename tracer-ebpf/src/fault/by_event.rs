@@ -15,11 +15,11 @@ use forkscope_common::{
 };
 
 use super::{
-    ONE_LESS, STACK_SIZE, ledger_of, note_stack, placed, resolve, take_over, tally, tally_in,
-    timed, window_at,
+    STACK_SIZE, ledger_of, note_stack, placed, resolve, take_over, tally, tally_in, timed,
+    window_at,
 };
 use crate::{
-    emit::{Cpu, jiffies, now},
+    emit::{Cpu, ONE_LESS, jiffies, now},
     kernel::{Ptr, Task, config, current, has, kernel_context, load, paging, paging::page},
     maps::{PER_CPU, SHARED},
 };
@@ -27,19 +27,6 @@ use crate::{
 /// `___GFP_MOVABLE` and `___GFP_ZERO` of include/linux/gfp_types.h.
 const GFP_MOVABLE: u32 = 0x08;
 const GFP_ZERO: u32 = 0x100;
-
-/// A pointer as a number: the verifier lets nobody calculate with what it knows to be a
-/// pointer, and forgets that in a map. Not to be interrupted by another program on this CPU
-/// that does the same: page faults have interrupts off here.
-#[inline(always)]
-fn number(cpu: Cpu, pointer: u64) -> u64 {
-    let Some(own) = PER_CPU.get_ptr_mut(cpu.id()) else { return 0 };
-    // SAFETY: a live map element.
-    unsafe {
-        (&raw mut (*own).scratch).write_volatile(pointer);
-        (&raw const (*own).scratch).read_volatile()
-    }
-}
 
 /// It was a copy after all.
 #[inline(always)]
@@ -117,7 +104,7 @@ fn beginning(ledger: Option<*mut Ledger>, at: &Window, timed: bool) -> u64 {
 /// A page fault begins. `regs` lie on the kernel stack of the task; `context` is for
 /// `--stacks`.
 #[inline(always)]
-pub fn began(address: u64, regs: Ptr, error: u64, context: *mut core::ffi::c_void) {
+pub fn began(address: u64, regs: u64, error: u64, context: *mut core::ffi::c_void) {
     /// X86_PF_PROT and X86_PF_WRITE of arch/x86/include/asm/trap_pf.h: the page is present,
     /// and it was to be written.
     const PROTECTED_WRITE: u64 = 3;
@@ -125,13 +112,13 @@ pub fn began(address: u64, regs: Ptr, error: u64, context: *mut core::ffi::c_voi
         return;
     }
     let Some(cpu) = Cpu::current() else { return };
-    let stack = number(cpu, regs.address()) & !(STACK_SIZE - 1);
+    let stack = regs & !(STACK_SIZE - 1);
     let Some(place) = window_at(stack) else { return };
     // SAFETY: a live map element. Nobody else writes to it but a task that shares the place.
     let at = unsafe { &mut *place };
     let offset = |of: u32| u64::from(of);
     if at.task == 0 || load(at.task.wrapping_add(offset(config!(offsets.task_stack)))) != stack {
-        take_over(at, number(cpu, current().0.address()));
+        take_over(at, cpu.number(current().0.address()));
     }
     let mm = load(at.task.wrapping_add(offset(config!(offsets.task_mm))));
     let minor_faults = load(at.task.wrapping_add(offset(config!(offsets.task_min_flt)))) as u32;
@@ -153,6 +140,11 @@ pub fn began(address: u64, regs: Ptr, error: u64, context: *mut core::ffi::c_voi
     if at.slot == window::UNTRACKED {
         return;
     }
+    // Before anything of the page is read: reading the clock waits for all reads under way, and
+    // `struct page`, which the kernel needs next, is rarely in a cache.
+    let timed = will_be_timed(cpu);
+    let ledger = ledger_of(at);
+    let began_at = beginning(ledger, at, timed);
     let mut state = role | window::COUNTED;
     if has(feature::PAGE_TABLES) {
         let table = load(mm.wrapping_add(offset(config!(offsets.mm_pgd))));
@@ -171,11 +163,9 @@ pub fn began(address: u64, regs: Ptr, error: u64, context: *mut core::ffi::c_voi
     if has(feature::COW_STACKS) {
         note_stack(cpu, at, context);
     }
-    let timed = will_be_timed(cpu);
     at.minor_faults = minor_faults;
     at.address = address;
-    let ledger = ledger_of(at);
-    at.at = beginning(ledger, at, timed);
+    at.at = began_at;
     at.state = state | if timed { window::TIMED } else { 0 };
     tally_in(cpu, ledger, at, 1);
     if has(feature::COW_PLACES) && state & window::COPIED != 0 {
@@ -222,7 +212,7 @@ fn find_countdown(cpu: Cpu, context: *mut core::ffi::c_void) {
     unsafe {
         if (*own).countdown_at == 0 {
             let event = Ptr::new(kernel_context(context)).pointer(event);
-            (*own).countdown_at = number(cpu, event.address()).wrapping_add(left);
+            (*own).countdown_at = cpu.number(event.address()).wrapping_add(left);
         }
     }
 }

@@ -111,17 +111,13 @@ fn copy_ended(ctx: &BtfTracePointContext, write: u64) {
 }
 
 /// `(unsigned long address, struct pt_regs *regs, unsigned long error_code)`,
-/// arch/x86/mm/fault.c.
-#[btf_tracepoint(function = "page_fault_user")]
-pub fn page_fault_user(ctx: BtfTracePointContext) -> i32 {
-    fault::by_event::began(ctx.arg::<u64>(0), pointer(&ctx, 1), ctx.arg::<u64>(2), ctx.as_ptr());
-    0
-}
-
-/// The same while the kernel writes to user memory: read(2) into a shared page.
-#[btf_tracepoint(function = "page_fault_kernel")]
-pub fn page_fault_kernel(ctx: BtfTracePointContext) -> i32 {
-    fault::by_event::began(ctx.arg::<u64>(0), pointer(&ctx, 1), ctx.arg::<u64>(2), ctx.as_ptr());
+/// arch/x86/mm/fault.c: `page_fault_user`, and `page_fault_kernel` while the kernel writes to user
+/// memory (read(2) into a shared page). A raw tracepoint, because one with BTF would be loaded, and
+/// verified, for each of the two.
+#[raw_tracepoint(tracepoint = "page_fault_user")]
+pub fn page_fault(ctx: RawTracePointContext) -> i32 {
+    let (address, regs, error) = (ctx.arg::<u64>(0), ctx.arg::<u64>(1), ctx.arg::<u64>(2));
+    fault::by_event::began(address, regs, error, ctx.as_ptr());
     0
 }
 
@@ -177,6 +173,13 @@ pub fn witness(_ctx: RawTracePointContext) -> i32 {
         witness.syscall = task.regs().syscall();
     }
     0
+}
+
+/// Attached nowhere: run by the loader for each task that is followed from the beginning; 0 when
+/// there was room for it.
+#[raw_tracepoint(tracepoint = "sys_enter")]
+pub fn follow(ctx: RawTracePointContext) -> i32 {
+    i32::from(!spawn::follow(ctx.arg::<u64>(0) as u32))
 }
 
 /// A field of `struct syscall_tp_t` (kernel/trace/trace_syscalls.c): the number at 8, the

@@ -19,28 +19,25 @@ impl Cgroup {
     pub fn of_controller(css_set: Ptr, index: u32) -> Self {
         let base = config!(offsets.css_set_subsys);
         if base == MISSING {
-            return Self(Ptr(core::ptr::null()));
+            return Self(Ptr::new(core::ptr::null::<u8>()));
         }
         Self(css_set.pointer(base.wrapping_add(index * 8)).pointer(config!(offsets.css_cgroup)))
     }
 
     #[inline(always)]
     pub fn level(self) -> u32 {
-        self.0.field(config!(offsets.cgroup_level)).unwrap_or(0)
+        self.0.value(config!(offsets.cgroup_level))
     }
 
     #[inline(always)]
     pub fn hierarchy(self) -> u32 {
-        self.0
-            .pointer(config!(offsets.cgroup_root))
-            .field(config!(offsets.root_hierarchy_id))
-            .unwrap_or(0)
+        self.0.pointer(config!(offsets.cgroup_root)).value(config!(offsets.root_hierarchy_id))
     }
 
     /// Id of its node, unique within its hierarchy.
     #[inline(always)]
     pub fn id(self) -> u64 {
-        self.0.pointer(config!(offsets.cgroup_kn)).field(config!(offsets.kernfs_id)).unwrap_or(0)
+        self.0.pointer(config!(offsets.cgroup_kn)).value(config!(offsets.kernfs_id))
     }
 
     /// Id of the group it is in; 0 for the root.
@@ -49,7 +46,6 @@ impl Cgroup {
         self.0
             .pointer(config!(offsets.cgroup_kn))
             .pointer(config!(offsets.kernfs_parent))
-            .field(config!(offsets.kernfs_id))
-            .unwrap_or(0)
+            .value(config!(offsets.kernfs_id))
     }
 }

@@ -154,8 +154,11 @@ fn translate(direct: u64, mask: u64, mut table: u64, address: u64, levels: u64) 
     leaf & mask & !inside | address & inside
 }
 
-/// Candidates for the direct map that one call of [`survey`] tries.
-const TRIES: u64 = 256;
+/// Candidates for the direct map that one call of [`survey`] tries: each is walked by the
+/// verifier too, and the loader calls again.
+const TRIES: u64 = 16;
+/// Candidates for `struct page` 0: there is a GiB of them for 64 GiB of memory.
+const PAGES_TRIES: u64 = 128;
 
 /// Finds the layout, in the context of any process.
 ///
@@ -193,7 +196,7 @@ pub fn survey(from_gib: u64) -> Layout {
     let number = (table.wrapping_sub(layout.direct_map)) >> 12;
     let seed = load(task.stack_pages());
     let mut tried = 0;
-    while tried < TRIES {
+    while tried < PAGES_TRIES {
         let pages = (seed & !(GIB - 1)).wrapping_sub(tried * GIB);
         let of_table = pages.wrapping_add(number * PAGE_STRUCT);
         if load(of_table.wrapping_add(u64::from(config!(offsets.page_table_mm)))) == mm.address() {

@@ -30,7 +30,7 @@ impl Regs {
         // SAFETY: `value` is writable for its size; the helper checks the source, and writes
         // zeroes where it cannot be read.
         unsafe {
-            let from = self.at.0.wrapping_add(offset as usize);
+            let from = self.at.at.wrapping_add(offset as usize);
             generated::bpf_probe_read_kernel((&raw mut value).cast(), 8, from.cast());
             (&raw const value).read_volatile()
         }

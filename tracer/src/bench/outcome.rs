@@ -74,6 +74,8 @@ pub enum Unit {
     Share,
     /// A second.
     PerSecond,
+    /// A percentile p as 1 / (1 - p): on a logarithmic axis each nine has the same room.
+    Rank,
 }
 
 /// One cell of the table.

@@ -8,43 +8,7 @@ use super::{
     plot,
     text::{binary, cell},
 };
-
-const STYLE: &str = "\
-:root{color-scheme:light dark;--ink:#1f2328;--dim:#59636e;--back:#fff;--line:#d1d9e0;--soft:#f6f8fa}
-@media(prefers-color-scheme:dark){:root{--ink:#dde3ea;--dim:#9aa4af;--back:#14171b;--line:#343b43;--soft:#1d2127}}
-body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--back);max-width:62rem;margin:2rem auto;padding:0 1rem}
-h1{font-size:1.5rem;margin-bottom:0}
-h2{font-size:1.2rem;margin:2.5rem 0 .25rem;border-top:1px solid var(--line);padding-top:1.5rem}
-h2 small{font-weight:normal;color:var(--dim);font-size:1rem}
-nav{margin:1rem 0}nav a{margin-right:1rem}a{color:inherit}
-.dim,figcaption,li{color:var(--dim)}.verdict{font-weight:600;margin:.25rem 0 1rem}
-.wide{overflow-x:auto}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.9rem}
-th,td{padding:.25rem .75rem;text-align:right;vertical-align:top;border-bottom:1px solid var(--line)}
-th{color:var(--dim);font-weight:600}.word{text-align:left}
-td:not(.word){white-space:nowrap}
-tbody tr:hover{background:var(--soft)}
-figure{margin:1rem 0}svg{max-width:100%;height:auto;color:var(--ink)}
-pre{background:var(--soft);padding:.75rem;overflow-x:auto;font-size:.85rem}
-";
-
-/// Text that is nothing but text in HTML, in attributes too.
-#[must_use]
-pub fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            c if c.is_control() && c != '\n' => _ = write!(out, "\\u{{{:x}}}", u32::from(c)),
-            c => out.push(c),
-        }
-    }
-    out
-}
+use crate::page::document::{self, escaped};
 
 /// The page. `failed`: experiments by name, and why.
 #[must_use]
@@ -54,24 +18,19 @@ pub fn render(
     failed: &[(&str, String)],
     claims: Option<&Claims>,
 ) -> String {
-    let mut out = String::from("<!doctype html>\n<html lang=\"en\">\n<head>\n");
-    out.push_str("<meta charset=\"utf-8\">\n");
-    out.push_str(
-        "<meta http-equiv=\"Content-Security-Policy\" \
-         content=\"default-src 'none'; style-src 'unsafe-inline'\">\n",
-    );
-    out.push_str("<meta name=\"viewport\" content=\"width=device-width\">\n");
+    let mut out = String::new();
+    document::head(&mut out, &format!("What fork costs on {}", machine.host), false);
     let host = escaped(&machine.host);
-    let _ = writeln!(out, "<title>What fork costs on {host}</title>");
-    let _ = writeln!(out, "<style>\n{STYLE}</style>\n</head>\n<body>");
-    let _ = writeln!(out, "<h1>What fork costs on {host}</h1>");
-    let _ = writeln!(out, "<p class=\"dim\">{}</p>", escaped(&described(machine)));
+    let _ = writeln!(out, "<header>\n<h1>What fork costs on {host}</h1>");
+    let _ = writeln!(out, "<p class=\"dim\">{}</p>\n</header>", escaped(&described(machine)));
     let links = claims
         .map(|_| "claims")
         .into_iter()
         .chain(outcomes.iter().map(|outcome| outcome.name))
-        .map(|name| format!("<a href=\"#{name}\">{name}</a>"));
-    let _ = writeln!(out, "<nav>{}</nav>", links.collect::<Vec<_>>().join("\n"));
+        .map(|name| format!("<li><a href=\"#{name}\">{name}</a></li>"));
+    let links = links.collect::<Vec<_>>().join("\n");
+    let _ = writeln!(out, "<nav aria-label=\"On this page\"><ul>{links}</ul></nav>");
+    out.push_str("<main id=\"content\">\n");
     if let Some(claims) = claims {
         let _ = writeln!(out, "<section id=\"claims\">\n{}\n</section>", claims.html());
     }
@@ -85,7 +44,8 @@ pub fn render(
         }
         out.push_str("</ul>\n");
     }
-    out.push_str("</body>\n</html>\n");
+    out.push_str("</main>\n");
+    document::foot(&mut out, false);
     out
 }
 
@@ -111,10 +71,17 @@ fn section(out: &mut String, outcome: &Outcome) {
     let _ = writeln!(out, "<section id=\"{name}\">\n<h2>{name} <small>{title}</small></h2>");
     let _ = writeln!(out, "<p class=\"verdict\">{}</p>", escaped(&outcome.verdict));
     if let Some(svg) = outcome.plot.as_ref().and_then(|plot| plot::inline(plot, &outcome.title)) {
-        let _ = writeln!(out, "<figure>{svg}</figure>");
+        let _ = writeln!(
+            out,
+            "<figure><div class=\"plot\" role=\"region\" aria-label=\"{title}\" tabindex=\"0\">{svg}</div></figure>"
+        );
     }
     let class = |unit| if unit == Unit::Text { " class=\"word\"" } else { "" };
-    out.push_str("<div class=\"wide\"><table>\n<thead><tr>");
+    let _ = write!(
+        out,
+        "<div class=\"wide\" role=\"region\" aria-label=\"Figures of {name}\" tabindex=\"0\"><table>\n\
+         <caption>Figures of {name}</caption>\n<thead><tr>"
+    );
     for column in &outcome.columns {
         let _ =
             write!(out, "<th scope=\"col\"{}>{}</th>", class(column.unit), escaped(column.name));
@@ -146,18 +113,6 @@ fn section(out: &mut String, outcome: &Outcome) {
 mod tests {
     use super::*;
     use crate::bench::{Axis, Cell, Column, Plot, Series};
-
-    #[test]
-    fn nothing_in_a_text_is_obeyed() {
-        for (text, expected) in [
-            ("a < b & c", "a &lt; b &amp; c"),
-            ("<script>\"'", "&lt;script&gt;&quot;&#39;"),
-            ("\x1b[2J\0", "\\u{1b}[2J\\u{0}"),
-            ("naïve 名前", "naïve 名前"),
-        ] {
-            assert_eq!(escaped(text), expected);
-        }
-    }
 
     #[test]
     fn a_page_is_whole_and_harmless() {

@@ -37,10 +37,46 @@ const COLOURS: [RGBColor; 8] = [
     RGBColor(0x80, 0x80, 0x80),
 ];
 
+/// How a line is drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// Through its points, which are seen.
+    Both,
+    /// Without them.
+    Line,
+    /// As a limit of something.
+    Faint,
+    /// Points alone.
+    Points,
+}
+
+/// What a plot leaves open.
+#[derive(Clone, Debug, Default)]
+pub struct Frame {
+    /// Ends of the axes, where they do not follow from the values.
+    pub x: Option<(f64, f64)>,
+    /// As `x`.
+    pub y: Option<(f64, f64)>,
+    /// By series: the mark, and the number of the colour. Those without are drawn as in `bench`.
+    pub looks: Vec<(Mark, usize)>,
+}
+
+impl Frame {
+    fn look(&self, n: usize) -> (Mark, usize) {
+        self.looks.get(n).copied().unwrap_or((Mark::Both, n))
+    }
+}
+
 /// The plot as an element of a page; `None` where there is nothing to show.
 #[must_use]
 pub fn inline(plot: &Plot, title: &str) -> Option<String> {
-    coloured(plot, None, title)
+    coloured(plot, &Frame::default(), None, title)
+}
+
+/// The same, drawn in a frame.
+#[must_use]
+pub fn framed(plot: &Plot, title: &str, frame: &Frame) -> Option<String> {
+    coloured(plot, frame, None, title)
 }
 
 /// The plot as a file of its own.
@@ -48,28 +84,52 @@ pub fn inline(plot: &Plot, title: &str) -> Option<String> {
 pub fn file(plot: &Plot, title: &str) -> Option<String> {
     const STYLE: &str = "<style>svg{color:#222;background:#fff}\
         @media(prefers-color-scheme:dark){svg{color:#ddd;background:#161616}}</style>\n";
-    let svg = coloured(plot, Some(title), title)?;
+    let svg = coloured(plot, &Frame::default(), Some(title), title)?;
     let (head, rest) = svg.split_once('\n')?;
     Some(format!("{head}\n{STYLE}{rest}"))
 }
 
-fn coloured(plot: &Plot, title: Option<&str>, label: &str) -> Option<String> {
-    let svg = drawn(plot, title)?.replace(INK_WRITTEN, "currentColor");
-    let label = super::page::escaped(label);
+fn coloured(plot: &Plot, frame: &Frame, title: Option<&str>, label: &str) -> Option<String> {
+    let svg = drawn(plot, frame, title)?.replace(INK_WRITTEN, "currentColor");
+    let label = crate::page::document::escaped(label);
     Some(svg.replacen("<svg ", &format!("<svg role=\"img\" aria-label=\"{label}\" "), 1))
 }
 
-fn drawn(plot: &Plot, title: Option<&str>) -> Option<String> {
+/// A line as it is drawn.
+struct Line {
+    name: String,
+    points: Vec<(f64, f64)>,
+    mark: Mark,
+    colour: usize,
+}
+
+fn drawn(plot: &Plot, frame: &Frame, title: Option<&str>) -> Option<String> {
     let shown = |&(x, y): &(f64, f64)| plot.x.shows(x) && plot.y.shows(y);
-    let lines: Vec<(String, Vec<(f64, f64)>)> = plot
+    let mut lines: Vec<Line> = plot
         .series
         .iter()
-        .map(|s| (visible(&s.name), s.points.iter().copied().filter(shown).collect()))
-        .filter(|(_, points): &(_, Vec<_>)| !points.is_empty())
+        .enumerate()
+        .map(|(n, s)| {
+            let (mark, colour) = frame.look(n);
+            let points = s.points.iter().copied().filter(shown).collect();
+            Line { name: visible(&s.name), points, mark, colour }
+        })
+        .filter(|line| !line.points.is_empty())
         .collect();
-    let all = || lines.iter().flat_map(|(_, points)| points);
-    let x = Scale::over(all().map(|p| p.0), plot.x.log, plot.x.unit)?;
-    let y = Scale::over(all().map(|p| p.1), plot.y.log, plot.y.unit)?;
+    let all = || lines.iter().flat_map(|line| &line.points);
+    let scale = |axis: &Axis, ends: Option<(f64, f64)>, of: fn(&(f64, f64)) -> f64| match ends {
+        Some(ends) => Some(Scale::between(ends, axis.log, axis.unit)),
+        None => Scale::over(all().map(of), axis.log, axis.unit),
+    };
+    let x = scale(&plot.x, frame.x, |p| p.0)?;
+    let y = scale(&plot.y, frame.y, |p| p.1)?;
+    for line in &mut lines {
+        line.points.retain(|&(a, b)| x.has(a) && y.has(b));
+    }
+    lines.retain(|line| !line.points.is_empty());
+    if lines.is_empty() {
+        return None;
+    }
     let mut svg = String::new();
     draw(&mut svg, plot, title, &lines, (x, y)).ok()?;
     Some(svg)
@@ -92,22 +152,22 @@ fn draw(
     svg: &mut String,
     plot: &Plot,
     title: Option<&str>,
-    lines: &[(String, Vec<(f64, f64)>)],
+    lines: &[Line],
     (x, y): (Scale, Scale),
 ) -> Result<(), Error> {
     let height = if title.is_some() { TITLE } else { 0 };
     let whole = SVGBackend::with_string(svg, (SIZE.0, SIZE.1 + height)).into_drawing_area();
     let (head, root) = whole.split_vertically(height);
-    let legend = Legend::new(lines.iter().map(|(name, _)| name.as_str()));
+    let legend = Legend::new(lines.iter().map(|line| line.name.as_str()));
     let (top, body) = root.split_vertically(legend.rows * LEGEND + 8);
     let font = |size: u32| ("sans-serif", size).into_font().color(&INK);
     if let Some(title) = title {
         head.draw_text(&visible(title), &font(18), (16, 10))?;
     }
-    legend.draw(&top, &font(16))?;
+    legend.draw(&top, &font(16), lines)?;
     let mut chart: ChartContext<'_, _, Cartesian2d<Scale, Scale>> = ChartBuilder::on(&body)
         .margin(8)
-        .margin_right(24)
+        .margin_right(40)
         .x_label_area_size(48)
         .y_label_area_size(84)
         .build_cartesian_2d(x, y)?;
@@ -121,13 +181,22 @@ fn draw(
         .x_desc(plot.x.title())
         .y_desc(plot.y.title())
         .draw()?;
-    for (n, (_, points)) in lines.iter().enumerate() {
-        let colour = COLOURS[n % COLOURS.len()];
-        let mut points = points.clone();
+    for line in lines {
+        let colour = COLOURS[line.colour % COLOURS.len()];
+        let mut points = line.points.clone();
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
-        chart.draw_series(LineSeries::new(points.clone(), colour.stroke_width(2)))?;
-        for point in points {
-            chart.draw_series([marker(n, point, colour)])?;
+        let style = match line.mark {
+            Mark::Faint => Some(colour.mix(0.7).stroke_width(1)),
+            Mark::Points => None,
+            Mark::Both | Mark::Line => Some(colour.stroke_width(2)),
+        };
+        if let Some(style) = style {
+            chart.draw_series(LineSeries::new(points.clone(), style))?;
+        }
+        if matches!(line.mark, Mark::Both | Mark::Points) {
+            for point in points {
+                chart.draw_series([marker(line.colour, point, colour)])?;
+            }
         }
     }
     whole.present()
@@ -177,12 +246,19 @@ impl<'a> Legend<'a> {
         &self,
         area: &DrawingArea<SVGBackend<'b>, Shift>,
         style: &TextStyle<'_>,
+        lines: &[Line],
     ) -> Result<(), Error> {
         let style = style.pos(Pos::new(HPos::Left, VPos::Center));
-        for (n, &(name, (x, y))) in self.entries.iter().enumerate() {
-            let colour = COLOURS[n % COLOURS.len()];
-            area.draw(&PathElement::new(vec![(x, y), (x + 20, y)], colour.stroke_width(2)))?;
-            area.draw(&marker(n, (x + 10, y), colour))?;
+        for (line, &(name, (x, y))) in lines.iter().zip(&self.entries) {
+            let colour = COLOURS[line.colour % COLOURS.len()];
+            if line.mark != Mark::Points {
+                let (share, width) = if line.mark == Mark::Faint { (0.7, 1) } else { (1.0, 2) };
+                let style = colour.mix(share).stroke_width(width);
+                area.draw(&PathElement::new(vec![(x, y), (x + 20, y)], style))?;
+            }
+            if matches!(line.mark, Mark::Both | Mark::Points) {
+                area.draw(&marker(line.colour, (x + 10, y), colour))?;
+            }
             area.draw_text(name, &style, (x + 25, y))?;
         }
         Ok(())

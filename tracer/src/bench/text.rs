@@ -55,7 +55,9 @@ pub fn number(value: f64, unit: Unit) -> String {
         Unit::Ratio => format!("{}×", grouped(value)),
         Unit::Share if value.abs() < 0.0995 && value != 0.0 => format!("{:.1} %", value * 100.0),
         Unit::Share => format!("{:.0} %", value * 100.0),
+        Unit::PerSecond if value.fract() != 0.0 && value < 10.0 => format!("{value:.1}/s"),
         Unit::PerSecond => format!("{}/s", grouped(value)),
+        Unit::Rank => format!("{} %", 100.0 - 100.0 / value.max(1.0)),
     }
 }
 

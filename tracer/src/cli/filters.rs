@@ -51,6 +51,35 @@ pub enum Measure {
     Cow,
 }
 
+/// Bytes of the ring for `--buffer`.
+///
+/// # Errors
+/// When it is too small or too large.
+pub fn ring(buffer: u64) -> Result<u32, Failure> {
+    if !(1 << 16..=1 << 30).contains(&buffer) {
+        return Err(Failure::new(Why::Usage, "--buffer: give 64KiB to 1GiB"));
+    }
+    Ok(buffer.next_power_of_two() as u32)
+}
+
+/// That what is measured shows what is filtered by; a command is followed too.
+///
+/// # Errors
+/// When it does not.
+pub fn check_seen(measures: Measures, filters: &Filters, command: bool) -> Result<(), Failure> {
+    let makes = measures.spawn || measures.cow;
+    let what = if makes {
+        return Ok(());
+    } else if !filters.mechanisms.is_empty() {
+        "--mechanism needs spawn among --measure: that is where it is seen"
+    } else if filters.follow || command {
+        "descendants are seen by their spawns: add spawn or cow to --measure"
+    } else {
+        return Ok(());
+    };
+    Err(Failure::new(Why::Usage, what))
+}
+
 /// What is measured: what is in the list, or everything.
 ///
 /// # Errors

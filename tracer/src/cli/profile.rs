@@ -5,10 +5,7 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 use clap::{Args, ValueEnum};
 use forkscope_common::event::COMM_LEN;
 
-use super::{
-    Format,
-    values::{cut, duration, size},
-};
+use super::values::{cut, duration, size};
 use crate::{
     failure::{Failure, Why},
     plan::{CowDetail, Filters, Plan},
@@ -26,7 +23,7 @@ pub struct Profile {
     pub comm: Option<String>,
     /// How the profile is written
     #[arg(long, value_enum, default_value = "text")]
-    format: ProfileFormat,
+    pub format: ProfileFormat,
     /// Write to FILE, replacing it, with mode 0600; - is standard output
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
@@ -46,31 +43,17 @@ pub struct Profile {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum ProfileFormat {
+/// How `profile` writes.
+pub enum ProfileFormat {
     /// For people
     Text,
     /// The records of `trace`, then the summary, then the profile
     Json,
-    #[value(hide = true)]
+    /// A page that needs nothing else: plots, tables, advice
     Html,
 }
 
 impl Profile {
-    /// How it is written.
-    ///
-    /// # Errors
-    /// When it cannot be in this version.
-    pub fn format(&self) -> Result<Format, Failure> {
-        match self.format {
-            ProfileFormat::Text => Ok(Format::Text),
-            ProfileFormat::Json => Ok(Format::Json),
-            ProfileFormat::Html => Err(Failure::new(
-                Why::Usage,
-                "--format html: not in this version; use text or json",
-            )),
-        }
-    }
-
     /// Whether stacks were asked for.
     #[must_use]
     pub fn wants_stacks(&self) -> bool {
@@ -89,7 +72,6 @@ impl Profile {
     /// Unless it names one thing to profile, and that can be there.
     pub fn plan(&self) -> Result<Plan, Failure> {
         let usage = |message: String| Err(Failure::new(Why::Usage, message));
-        self.format()?;
         let named = [self.pid.is_some(), self.comm.is_some(), !self.command.is_empty()];
         match named.into_iter().filter(|&given| given).count() {
             0 => return usage("profile: whom? give --pid PID, --comm NAME, or -- COMMAND".into()),

@@ -16,6 +16,8 @@ pub enum By {
     Comm,
     /// Control group
     Cgroup,
+    /// Container
+    Container,
     /// Memory of the parent, in powers of two
     Size,
 }
@@ -33,12 +35,12 @@ pub enum Sort {
 
 /// How `report` writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum ReportFormat {
+pub enum ReportFormat {
     /// For people
     Text,
     /// One summary record
     Json,
-    #[value(hide = true)]
+    /// A page that needs nothing else: plots, tables, advice
     Html,
 }
 
@@ -51,11 +53,11 @@ pub struct Report {
     pub recordings: Vec<PathBuf>,
     /// How it is written
     #[arg(long, value_enum, default_value = "text")]
-    format: ReportFormat,
+    pub format: ReportFormat,
     /// Write to FILE, replacing it, with mode 0600; - is standard output
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// What the breakdown is by: mechanism, comm, cgroup, size [default: all]
+    /// What the breakdown is by: mechanism, comm, cgroup, container, size [default: all]
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_enum)]
     by: Vec<By>,
     /// Which groups come first
@@ -68,21 +70,6 @@ pub struct Report {
 }
 
 impl Report {
-    /// How it is written.
-    ///
-    /// # Errors
-    /// When it cannot be in this version.
-    pub fn format(&self) -> Result<Format, Failure> {
-        match self.format {
-            ReportFormat::Text => Ok(Format::Text),
-            ReportFormat::Json => Ok(Format::Json),
-            ReportFormat::Html => Err(Failure::new(
-                Why::Usage,
-                "--format html: not in this version; use text or json",
-            )),
-        }
-    }
-
     /// What the breakdown is by.
     #[must_use]
     pub fn by(&self) -> &[By] {

@@ -12,7 +12,7 @@ use clap::{Args, Parser};
 
 use super::{
     BackendFlag,
-    filters::{FilterFlags, Measure, measures},
+    filters::{FilterFlags, Measure, check_seen, measures, ring},
     one_line,
     values::size,
 };
@@ -65,9 +65,7 @@ impl Serve {
     pub fn plan(&self) -> Result<Plan, Failure> {
         let usage = |message: &str| Err(Failure::new(Why::Usage, message));
         let measures = measures(&self.measure)?;
-        if !(1 << 16..=1 << 30).contains(&self.buffer) {
-            return usage("--buffer: give 64KiB to 1GiB");
-        }
+        let ring_bytes = ring(self.buffer)?;
         let filters = match &self.filters {
             Some(_) if self.flags != FilterFlags::default() => {
                 return usage("--filters with other filters: put them all into the file");
@@ -81,20 +79,14 @@ impl Serve {
             }
             None => self.flags.validated(false)?,
         };
-        let makes = measures.spawn || measures.cow;
-        if !makes && !filters.mechanisms.is_empty() {
-            return usage("--mechanism needs spawn among --measure: that is where it is seen");
-        }
-        if !makes && filters.follow {
-            return usage("descendants are seen by their spawns: add spawn or cow to --measure");
-        }
+        check_seen(measures, &filters, false)?;
         Ok(Plan {
             measures,
             filters,
             backend: self.backend.backend(),
             // Nobody will read them.
             max_argv: 1,
-            ring_bytes: self.buffer.next_power_of_two() as u32,
+            ring_bytes,
             ..Plan::everything()
         })
     }
@@ -117,7 +109,13 @@ fn read(path: &Path) -> Result<FilterFlags, Failure> {
     if text.len() as u64 > MOST_BYTES {
         return Err(usage("more than 1 MiB; give a file of filters".into()));
     }
-    let words = words(&text).map_err(usage)?;
+    parse(&text)
+}
+
+/// What is in a file of filters.
+pub(crate) fn parse(text: &str) -> Result<FilterFlags, Failure> {
+    let usage = |message: String| Failure::new(Why::Usage, message);
+    let words = words(text).map_err(usage)?;
     FilterFile::try_parse_from(words)
         .map(|file| file.flags)
         .map_err(|error| usage(one_line(&error.render().to_string())))

@@ -7,7 +7,7 @@ use forkscope_common::event::MAX_ARGV;
 
 use super::{
     BackendFlag, Format,
-    filters::{FilterFlags, Measure, measures},
+    filters::{FilterFlags, Measure, check_seen, measures, ring},
     values::{duration, rotate, size},
 };
 use crate::{
@@ -50,11 +50,11 @@ pub struct Trace {
     /// With a COMMAND: do not end before its last descendant has
     #[arg(long)]
     pub wait_all: bool,
-    #[command(flatten)]
-    filters: FilterFlags,
     /// Trace this command and its descendants only
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
+    #[command(flatten)]
+    filters: FilterFlags,
 }
 
 impl Trace {
@@ -72,9 +72,7 @@ impl Trace {
         if self.max_argv == 0 || self.max_argv as usize > MAX_ARGV {
             return usage(format!("--max-argv {}: give 1 to {MAX_ARGV}", self.max_argv));
         }
-        if !(1 << 16..=1 << 30).contains(&self.buffer) {
-            return usage("--buffer: give 64KiB to 1GiB".into());
-        }
+        let ring_bytes = ring(self.buffer)?;
         if !self.command.is_empty() && !self.filters.pid.is_empty() {
             return usage("--pid with a COMMAND: only the command is traced; leave one out".into());
         }
@@ -85,17 +83,7 @@ impl Trace {
         if self.faults && !(measures.cow && measures.latency) {
             return usage("--faults needs cow and latency among --measure".into());
         }
-        let makes = measures.spawn || measures.cow;
-        if !filters.mechanisms.is_empty() && !makes {
-            return usage(
-                "--mechanism needs spawn among --measure: that is where it is seen".into(),
-            );
-        }
-        if (filters.follow || !self.command.is_empty()) && !makes {
-            return usage(
-                "descendants are seen by their spawns: add spawn or cow to --measure".into(),
-            );
-        }
+        check_seen(measures, &filters, !self.command.is_empty())?;
         Ok(Plan {
             measures,
             filters,
@@ -106,7 +94,7 @@ impl Trace {
             },
             backend: self.backend.backend(),
             max_argv: self.max_argv,
-            ring_bytes: self.buffer.next_power_of_two() as u32,
+            ring_bytes,
             command_only: !self.command.is_empty(),
         })
     }

@@ -10,21 +10,26 @@ use crate::record::{Address, Comm, CowFault, CowLatency, CowSide, CurvePoint, Le
 
 fn side(role: &Role, pid: u32, comm: Comm, start_time: u64) -> CowSide {
     let copied = role.copied();
+    // The kernel side cannot count that far; whoever writes its records could.
     CowSide {
         pid,
         comm,
         start_time,
-        faults: role.faults(),
+        faults: faults(role),
         copied,
         reused: role.reused,
-        copied_bytes: copied * PAGE,
+        copied_bytes: copied.saturating_mul(PAGE),
         stall_ns: stall(role),
     }
 }
 
+fn faults(role: &Role) -> u64 {
+    role.reused.saturating_add(role.copied())
+}
+
 /// Time in faults; where some were timed, those stand for all.
 fn stall(role: &Role) -> Option<u64> {
-    let faults = role.faults();
+    let faults = faults(role);
     if faults == 0 {
         return Some(0);
     }
@@ -53,8 +58,9 @@ pub fn record(ledger: &Raw, clock: Clock) -> Ledger {
         duration_ns,
         overlapping: ledger.overlapping != 0,
         carried_over: ledger.carried_over,
-        huge_splits: parent.huge_splits + child.huge_splits,
-        hugetlb_copied_bytes: Some(parent.hugetlb_bytes + child.hugetlb_bytes).filter(|&n| n > 0),
+        huge_splits: parent.huge_splits.saturating_add(child.huge_splits),
+        hugetlb_copied_bytes: Some(parent.hugetlb_bytes.saturating_add(child.hugetlb_bytes))
+            .filter(|&n| n > 0),
         latency: latency(ledger),
         curve: curve(&ledger.roles, duration_ns),
         lossy: parent_comm.lossy() || child_comm.lossy(),
@@ -63,8 +69,8 @@ pub fn record(ledger: &Raw, clock: Clock) -> Ledger {
 
 /// The intervals up to the last with a copy; the last of all ends where the ledger does.
 fn curve(roles: &[Role; ROLES], duration_ns: u64) -> Vec<CurvePoint> {
-    let copies = |index: usize| roles.iter().map(|role| role.curve[index]).sum::<u32>();
-    let used = (0..CURVE).rev().find(|&index| copies(index) > 0).map_or(0, |last| last + 1);
+    let copies = |index: usize| roles.iter().any(|role| role.curve[index] > 0);
+    let used = (0..CURVE).rev().find(|&index| copies(index)).map_or(0, |last| last + 1);
     (0..used)
         .map(|index| CurvePoint {
             until_ns: curve_edge(index).min(duration_ns.max(curve_edge(CURVE - 2))),
@@ -76,12 +82,15 @@ fn curve(roles: &[Role; ROLES], duration_ns: u64) -> Vec<CurvePoint> {
 
 fn latency(ledger: &Raw) -> CowLatency {
     let [parent, child] = &ledger.roles;
-    let count = parent.timed + child.timed;
+    let count = parent.timed.saturating_add(child.timed);
     let min = [parent, child].iter().map(|role| role.min_ns).filter(|&ns| ns > 0).min();
     let max = Some(parent.max_ns.max(child.max_ns)).filter(|&ns| ns > 0);
     let percentile = |share: f64| {
-        let value = quantile(&ledger.latency, share).filter(|_| count >= ENOUGH_TIMED)?;
-        Some(value.clamp(min?, max?))
+        if count < ENOUGH_TIMED {
+            return None;
+        }
+        let value = quantile(&ledger.latency, share)?;
+        Some(value.max(min?).min(max?))
     };
     CowLatency {
         count,

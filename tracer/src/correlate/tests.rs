@@ -8,7 +8,7 @@ fn header(kind: Kind, at: u64, flags: u16) -> Header {
     Header { kind: kind as u16, flags, cpu: 0, at }
 }
 
-fn spawn(parent: u32, child: u32, at: u64, flags: u16) -> Event {
+fn spawn(parent: u32, child: u32, at: u64, flags: u16) -> Event<'static> {
     Event::Spawn(event::Spawn {
         header: header(Kind::Spawn, at, flags),
         parent_pid: parent,
@@ -24,7 +24,7 @@ fn spawn(parent: u32, child: u32, at: u64, flags: u16) -> Event {
 
 const BOTH: u16 = flags::AWAITS_RETURN | flags::AWAITS_START;
 
-fn returned(child: u32, start: u64, at: u64) -> Event {
+fn returned(child: u32, start: u64, at: u64) -> Event<'static> {
     Event::SpawnReturn(event::SpawnReturn {
         header: header(Kind::SpawnReturn, at, 0),
         child_start: start,
@@ -35,7 +35,7 @@ fn returned(child: u32, start: u64, at: u64) -> Event {
     })
 }
 
-fn started(child: u32, start: u64, at: u64) -> Event {
+fn started(child: u32, start: u64, at: u64) -> Event<'static> {
     Event::ChildStart(event::ChildStart {
         header: header(Kind::ChildStart, at, 0),
         child_start: start,
@@ -45,7 +45,7 @@ fn started(child: u32, start: u64, at: u64) -> Event {
     })
 }
 
-fn exec(pid: u32, start: u64, at: u64, argv: &[u8]) -> Event {
+fn exec(pid: u32, start: u64, at: u64, argv: &[u8]) -> Event<'_> {
     let exec = event::Exec {
         header: header(Kind::Exec, at, 0),
         start,
@@ -56,10 +56,10 @@ fn exec(pid: u32, start: u64, at: u64, argv: &[u8]) -> Event {
         mechanism: NO_MECHANISM,
         ..event::Exec::default()
     };
-    Event::Exec(exec, Arc::from(&b"/bin/x"[..]), Arc::from(argv))
+    Event::Exec(exec, b"/bin/x", argv)
 }
 
-fn exit(pid: u32, start: u64, at: u64) -> Event {
+fn exit(pid: u32, start: u64, at: u64) -> Event<'static> {
     Event::Exit(event::Exit {
         header: header(Kind::Exit, at, flags::GROUP_DEAD),
         start,
@@ -95,11 +95,11 @@ fn words(records: &[Record]) -> Vec<String> {
         .collect()
 }
 
-fn check(events: Vec<Event>, tick_at: u64, expected: &[&str]) {
+fn check(events: Vec<Event<'_>>, tick_at: u64, expected: &[&str]) {
     let mut correlator = Correlator::default();
     let mut out = Vec::new();
     for event in events {
-        correlator.push(event, &mut out);
+        correlator.push(&event, &mut out);
     }
     correlator.tick(tick_at, &mut out);
     assert_eq!(words(&out), expected);
@@ -143,12 +143,12 @@ fn a_long_stall_is_written_and_completed_later() {
     check(vec![spawn(1, 10, 100, BOTH), started(10, 100, 130)], late, &["spawn 10 -1/30"]);
     let mut correlator = Correlator::default();
     let mut out = Vec::new();
-    correlator.push(spawn(1, 10, 100, BOTH), &mut out);
-    correlator.push(started(10, 100, 130), &mut out);
+    correlator.push(&spawn(1, 10, 100, BOTH), &mut out);
+    correlator.push(&started(10, 100, 130), &mut out);
     correlator.tick(PATIENCE + 99, &mut out);
     assert!(out.is_empty(), "written too early");
     correlator.tick(late, &mut out);
-    correlator.push(returned(10, 100, late + 5), &mut out);
+    correlator.push(&returned(10, 100, late + 5), &mut out);
     assert_eq!(words(&out), ["spawn 10 -1/30", "update 10 Some(70)/Some(30)"]);
 }
 
@@ -179,12 +179,12 @@ fn command_lines_belong_to_an_identity() {
     let argv = Argv(Arc::from(&b"daemon\0"[..]));
     correlator.know(Known { pid: 5, start_ticks: 7, argv: argv.clone() });
     correlator.know(Known { pid: 6, start_ticks: 7, argv });
-    correlator.push(exit(5, 7 * TICK + 3, 100), &mut out);
-    correlator.push(exit(6, 8 * TICK, 100), &mut out);
+    correlator.push(&exit(5, 7 * TICK + 3, 100), &mut out);
+    correlator.push(&exit(6, 8 * TICK, 100), &mut out);
     // A child without exec has its parent's.
-    correlator.push(exec(20, 50, 60, b"sh\0"), &mut out);
+    correlator.push(&exec(20, 50, 60, b"sh\0"), &mut out);
     correlator.push(
-        Event::Spawn(event::Spawn {
+        &Event::Spawn(event::Spawn {
             header: header(Kind::Spawn, 70, 0),
             parent_pid: 20,
             parent_tid: 20,
@@ -196,7 +196,7 @@ fn command_lines_belong_to_an_identity() {
         }),
         &mut out,
     );
-    correlator.push(exit(21, 70, 80), &mut out);
+    correlator.push(&exit(21, 70, 80), &mut out);
     assert_eq!(
         words(&out),
         ["exit 5 daemon", "exit 6 ?", "exec 20", "spawn 21 -1/-1", "exit 21 sh"]
@@ -209,7 +209,7 @@ fn what_is_held_is_bounded() {
     let mut out = Vec::new();
     let n = (MOST_HELD + 100) as u32;
     for child in 0..n {
-        correlator.push(spawn(1, child + 10, 100 + u64::from(child), BOTH), &mut out);
+        correlator.push(&spawn(1, child + 10, 100 + u64::from(child), BOTH), &mut out);
     }
     assert!(out.len() >= 100, "only {} written", out.len());
     correlator.flush(&mut out);
@@ -278,7 +278,7 @@ fn any_order_loss_and_repetition_keeps_children_behind_their_spawn() {
                 4 => exec(id(child), start, at, b"a\0"),
                 _ => exit(id(child), start, at),
             };
-            correlator.push(event, &mut out);
+            correlator.push(&event, &mut out);
             correlator.tick(at, &mut out);
         }
         correlator.flush(&mut out);

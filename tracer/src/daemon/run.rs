@@ -2,11 +2,12 @@
 
 use std::{
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use forkscope_common::{
-    cow::{ROLES, Role},
+    cow::{Ledger, ROLES, Role},
     event::Counters as Raw,
 };
 use tokio::{
@@ -18,22 +19,34 @@ use super::{Consumer, Ending, Session, Until};
 use crate::{
     command::Command,
     correlate::{Clock, Correlator, Known},
-    decode::{Event, decode},
+    decode::{Event, decode, room},
     failure::{Failure, Why},
+    helper::Helper,
     kernel::{backend::Part, cgroups::Cgroups, clock_ns, load::Live},
     procfs,
     record::{Lost, LostTotals, Record, Summary, Time},
     stats,
 };
 
+mod audit;
 mod look;
+mod naming;
 mod pieces;
 
 pub use self::look::View;
-use self::pieces::Told;
+use self::{naming::Naming, pieces::Told};
 
 /// How often what waits in the ring is fetched when nobody rings.
 const TICK: Duration = Duration::from_millis(50);
+/// And when few came since the last time.
+const QUIET_TICK: Duration = Duration::from_millis(100);
+/// And when no more have come in any of [`LONG_QUIET`] of those.
+const SILENT_TICK: Duration = Duration::from_millis(250);
+/// About a second.
+const LONG_QUIET: u32 = 10;
+/// What an idle machine makes by itself, or somebody at a shell: nobody sees whether that is told
+/// at once or a quarter of a second later, and looking costs more than the records.
+const FEW: u64 = 16;
 /// And when nobody waits to read it.
 const SLOW_TICK: Duration = Duration::from_millis(200);
 /// How often losses are looked for.
@@ -47,21 +60,34 @@ const BATCH: usize = 2048;
 /// A session under way.
 pub(super) struct Run<'a> {
     session: Session,
-    consumer: &'a mut dyn Consumer,
-    correlator: Correlator,
-    cgroups: Cgroups,
+    front: Front<'a>,
+    /// Where a ledger is read into.
+    room: Box<Ledger>,
     known: std::sync::mpsc::Receiver<Vec<Known>>,
-    out: Vec<Record>,
     decode_errors: u64,
     lost_kernel: u64,
     lost_decode: u64,
+    /// As far as the stream has told it.
+    lost_sink: u64,
     audited: Instant,
     collected: Instant,
-    /// Whether the consumer wants records.
-    records: bool,
     /// Records that the ring has given.
     received: u64,
     told: Told,
+}
+
+/// What an event passes.
+struct Front<'a> {
+    consumer: &'a mut dyn Consumer,
+    /// Whether it wants records.
+    records: bool,
+    correlator: Correlator,
+    cgroups: Cgroups,
+    /// Begun with the first container.
+    naming: Option<Naming>,
+    /// Who knows what containers are called.
+    helper: Option<Arc<Helper>>,
+    out: Vec<Record>,
 }
 
 impl<'a> Run<'a> {
@@ -75,20 +101,27 @@ impl<'a> Run<'a> {
                 let _ = sender.send(procfs::command_lines(max_argv));
             });
         }
+        let helper = session.helper.clone();
         Self {
             told: Told::nothing(session.began),
             session,
-            consumer,
-            correlator: Correlator::default(),
-            cgroups: Cgroups::open(),
+            front: Front {
+                consumer,
+                records,
+                correlator: Correlator::default(),
+                cgroups: Cgroups::open(),
+                naming: None,
+                helper,
+                out: Vec::new(),
+            },
+            room: room(),
             known,
-            out: Vec::new(),
             decode_errors: 0,
             lost_kernel: 0,
             lost_decode: 0,
+            lost_sink: 0,
             audited: Instant::now(),
             collected: Instant::now(),
-            records,
             received: 0,
         }
     }
@@ -106,9 +139,8 @@ impl<'a> Run<'a> {
             started = command.start();
         }
         let deadline = until.duration.map(|d| tokio::time::Instant::now() + d);
-        let every = if self.records { TICK } else { SLOW_TICK };
-        let mut ticks = tokio::time::interval(every);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut tick = tokio::time::Instant::now();
+        let (mut seen, mut quiet) = (0, 0_u32);
         let mut code = None;
         loop {
             tokio::select! {
@@ -125,20 +157,31 @@ impl<'a> Run<'a> {
                     }
                 }
                 () = at(deadline) => break,
-                _ = ticks.tick() => {
+                () = at(Some(tick)) => {
                     self.drain();
                     self.tick();
-                    if self.consumer.tick() {
+                    if self.front.consumer.tick() {
                         self.look(false);
                     }
-                    if self.consumer.turn_due() {
+                    if self.front.consumer.turn_due() {
                         self.turn();
                     }
-                    let closed = until.reader.is_some_and(unread) || self.consumer.stopped();
+                    let closed = until.reader.is_some_and(unread) || self.front.consumer.stopped();
                     let pointless = closed && (ended.is_none() || code.is_some());
                     if pointless || code.is_some() && self.all_ended() {
                         break;
                     }
+                    // What comes after a silence is often alone, and who looks rarely costs little.
+                    let silent = self.received - seen < FEW && code.is_none();
+                    quiet = if silent { quiet.saturating_add(1) } else { 0 };
+                    seen = self.received;
+                    tick = tokio::time::Instant::now()
+                        + match (self.front.records, quiet) {
+                            (_, LONG_QUIET..) => SILENT_TICK,
+                            (false, _) => SLOW_TICK,
+                            (true, 0) => TICK,
+                            (true, _) => QUIET_TICK,
+                        };
                 }
                 // After the ticks, so that who asks all the time stops nothing else.
                 () = woken(until.asked.as_deref()) => self.look(false),
@@ -179,12 +222,10 @@ impl<'a> Run<'a> {
     fn drain(&mut self) -> bool {
         let mut n = 0_usize;
         while n < BATCH {
-            let Some(item) = self.session.ring.next() else { break };
-            let event = decode(&item);
-            drop(item);
+            let Some(bytes) = self.session.ring.next() else { break };
             n += 1;
-            match event {
-                Ok(event) => self.event(event),
+            match decode(bytes, &mut self.room) {
+                Ok(event) => self.front.event(&event),
                 Err(_) => self.decode_errors += 1,
             }
         }
@@ -195,44 +236,20 @@ impl<'a> Run<'a> {
         n == BATCH
     }
 
-    fn event(&mut self, event: Event) {
-        self.consumer.see(&event);
-        if !self.records {
-            return;
-        }
-        let cgroup = match &event {
-            Event::Spawn(e) => Some(e.cgroup),
-            Event::SpawnFailure(e) => Some(e.cgroup),
-            Event::Exec(e, ..) => Some(e.cgroup),
-            Event::Exit(e) => Some(e.cgroup),
-            Event::SpawnReturn(_)
-            | Event::ChildStart(_)
-            | Event::Cgroup(..)
-            | Event::Cow(_)
-            | Event::CowFault(_) => None,
-        };
-        if let Some(id) = cgroup
-            && !self.correlator.knows_cgroup(id)
-            && let Some(path) = self.cgroups.path(id)
-        {
-            self.correlator.know_cgroup(id, path);
-        }
-        self.correlator.push(event, &mut self.out);
-    }
-
     fn set_clock(&mut self) {
         let offset = clock_ns(libc::CLOCK_REALTIME) - clock_ns(libc::CLOCK_MONOTONIC);
-        self.correlator.set_clock(Clock { offset });
+        self.front.correlator.set_clock(Clock { offset });
     }
 
     fn tick(&mut self) {
         while let Ok(processes) = self.known.try_recv() {
             for process in processes {
-                self.correlator.know(process);
+                self.front.correlator.know(process);
             }
         }
+        self.front.take_names(false);
         self.set_clock();
-        self.correlator.tick(clock_ns(libc::CLOCK_MONOTONIC) as u64, &mut self.out);
+        self.front.correlator.tick(clock_ns(libc::CLOCK_MONOTONIC) as u64, &mut self.front.out);
         if self.audited.elapsed() >= AUDIT {
             self.audit();
         }
@@ -252,7 +269,8 @@ impl<'a> Run<'a> {
         self.lost_kernel = lost;
         self.say_lost("decode", self.decode_errors - self.lost_decode);
         self.lost_decode = self.decode_errors;
-        if let Some(count) = self.consumer.take_unreported() {
+        if let Some(count) = self.front.consumer.take_unreported() {
+            self.lost_sink += count;
             self.say_lost("sink", count);
         }
     }
@@ -260,14 +278,14 @@ impl<'a> Run<'a> {
     fn say_lost(&mut self, stage: &'static str, count: u64) {
         if count > 0 {
             let time = Time(clock_ns(libc::CLOCK_REALTIME));
-            self.out.push(Record::Lost(Lost { time, stage, count }));
+            self.front.out.push(Record::Lost(Lost { time, stage, count }));
         }
     }
 
     fn hand_over(&mut self) {
-        if !self.out.is_empty() {
-            let room = Vec::with_capacity(self.out.len());
-            self.consumer.take(std::mem::replace(&mut self.out, room));
+        if !self.front.out.is_empty() {
+            let room = self.front.consumer.spare();
+            self.front.consumer.take(std::mem::replace(&mut self.front.out, room));
         }
     }
 
@@ -290,7 +308,7 @@ impl<'a> Run<'a> {
             if let Some(comm) = procfs::comm_of(ledger.child_pid, ledger.child_start) {
                 ledger.child_comm = comm;
             }
-            self.event(Event::Cow(Box::new(ledger)));
+            self.front.event(&Event::Cow(&ledger));
         }
         sum
     }
@@ -298,7 +316,7 @@ impl<'a> Run<'a> {
     fn finish(&mut self) -> Summary {
         let ended = Instant::now();
         self.session.live.close();
-        self.consumer.closed();
+        self.front.consumer.closed();
         self.session.live.detach();
         // A program that was running on another CPU at that moment ends within microseconds.
         std::thread::sleep(Duration::from_millis(1));
@@ -306,8 +324,11 @@ impl<'a> Run<'a> {
         self.look(true);
         let open = self.show_open_ledgers();
         self.tick();
-        self.correlator.flush(&mut self.out);
+        self.front.correlator.flush(&mut self.front.out);
         self.audit();
+        self.hand_over();
+        // There is no later moment with more room.
+        self.say_lost("sink", self.front.consumer.lost() - self.lost_sink);
         self.hand_over();
         let mut raw = self.session.live.books().counters();
         for (role, open) in open.iter().enumerate() {
@@ -336,15 +357,26 @@ impl<'a> Run<'a> {
                 "copy-on-write faults are in no stack: there were too many different ones",
             ),
             (
-                self.correlator.forgotten(),
+                self.front.correlator.forgotten(),
                 "command lines were not remembered: some exits have no argv",
+            ),
+            (
+                self.front.correlator.groups().unknown(),
+                "control groups could not be looked up: their records have no cgroup (it takes \
+                 CAP_DAC_READ_SEARCH, and in a container the host's /sys/fs/cgroup)",
+            ),
+            (
+                self.front.naming.as_ref().map_or(0, Naming::not_asked),
+                "containers came up too fast to look for their names",
             ),
         ] {
             if n > 0 {
                 crate::trace::note(&format!("{n} {what}"));
             }
         }
-        for (program, n) in self.session.live.missed() {
+        let missed = self.session.live.missed();
+        audit::tell(&raw, self.received, missed.values().sum());
+        for (program, n) in missed {
             crate::trace::note(&format!(
                 "{n} runs of {program} were skipped by the kernel, which was running it on that CPU \
                  already: they count as lost"
@@ -360,7 +392,7 @@ impl<'a> Run<'a> {
         let lost = LostTotals {
             kernel: lost_in_kernel(raw, &self.session.live),
             decode: self.decode_errors,
-            sink: self.consumer.lost(),
+            sink: self.front.consumer.lost(),
         };
         let histograms = self.session.live.books().histograms();
         self.told.rest(&counters, histograms, lost, until)
@@ -376,7 +408,62 @@ impl<'a> Run<'a> {
             *piece += 1;
         }
         let header = self.session.header();
-        self.consumer.turn(Record::Summary(Box::new(summary)), header);
+        self.front.consumer.turn(Record::Summary(Box::new(summary)), header);
+    }
+}
+
+impl Front<'_> {
+    fn event(&mut self, event: &Event<'_>) {
+        self.consumer.see(event);
+        if !self.records {
+            return;
+        }
+        let cgroup = match event {
+            Event::Spawn(e) => Some(e.cgroup),
+            Event::SpawnFailure(e) => Some(e.cgroup),
+            Event::Exec(e, ..) => Some(e.cgroup),
+            Event::Exit(e) => Some(e.cgroup),
+            Event::SpawnReturn(_)
+            | Event::ChildStart(_)
+            | Event::Cgroup(..)
+            | Event::Cow(_)
+            | Event::CowFault(_) => None,
+        };
+        if let Some(id) = cgroup
+            && !self.correlator.knows_cgroup(id)
+        {
+            self.correlator.know_cgroup(id, self.cgroups.path(id).as_deref());
+            self.name_containers();
+        }
+        self.correlator.push(event, &mut self.out);
+        if matches!(event, Event::Cgroup(..)) {
+            self.name_containers();
+        }
+    }
+
+    /// Asks for the names of containers that came up.
+    fn name_containers(&mut self) {
+        let Some(helper) = &self.helper else { return };
+        let mut asked = false;
+        for container in self.correlator.groups().unnamed() {
+            let naming = self.naming.get_or_insert_with(|| {
+                let helper = Arc::clone(helper);
+                Naming::start(move |container| helper.named(container))
+            });
+            naming.ask(container);
+            asked = true;
+        }
+        if asked {
+            self.take_names(true);
+        }
+    }
+
+    /// Takes the names that were found.
+    fn take_names(&mut self, wait: bool) {
+        let Some(naming) = &mut self.naming else { return };
+        while let Some((id, named)) = naming.answered(wait) {
+            self.correlator.groups().name(&id, named);
+        }
     }
 }
 

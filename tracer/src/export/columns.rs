@@ -181,6 +181,13 @@ table! {
         parent_vmas: Long or null = r.parent_vmas;
         parent_threads: Long or null = r.parent_threads;
         lossy: Bool = r.lossy;
+        container_runtime: Text or null = r.container.as_ref().and_then(|c| c.runtime.as_ref());
+        container_id: Text or null = r.container.as_ref().map(|c| &c.id);
+        container_pod: Text or null = r.container.as_ref().and_then(|c| c.pod.as_ref());
+        container_name: Text or null = r.container.as_ref().and_then(|c| c.name.as_ref());
+        container_image: Text or null = r.container.as_ref().and_then(|c| c.image.as_ref());
+        container_pod_name: Text or null = r.container.as_ref().and_then(|c| c.pod_name.as_ref());
+        container_namespace: Text or null = r.container.as_ref().and_then(|c| c.namespace.as_ref());
     }
 
     SPAWN_UPDATE, Row::Entry(Entry::SpawnUpdate(r)) => {
@@ -203,6 +210,13 @@ table! {
         uid: Long or null = r.uid;
         cgroup: Text or null = r.cgroup.as_ref();
         lossy: Bool = r.lossy;
+        container_runtime: Text or null = r.container.as_ref().and_then(|c| c.runtime.as_ref());
+        container_id: Text or null = r.container.as_ref().map(|c| &c.id);
+        container_pod: Text or null = r.container.as_ref().and_then(|c| c.pod.as_ref());
+        container_name: Text or null = r.container.as_ref().and_then(|c| c.name.as_ref());
+        container_image: Text or null = r.container.as_ref().and_then(|c| c.image.as_ref());
+        container_pod_name: Text or null = r.container.as_ref().and_then(|c| c.pod_name.as_ref());
+        container_namespace: Text or null = r.container.as_ref().and_then(|c| c.namespace.as_ref());
     }
 
     EXEC, Row::Entry(Entry::Exec(r)) => {
@@ -225,6 +239,13 @@ table! {
         uid: Long or null = r.uid;
         cgroup: Text or null = r.cgroup.as_ref();
         lossy: Bool = r.lossy;
+        container_runtime: Text or null = r.container.as_ref().and_then(|c| c.runtime.as_ref());
+        container_id: Text or null = r.container.as_ref().map(|c| &c.id);
+        container_pod: Text or null = r.container.as_ref().and_then(|c| c.pod.as_ref());
+        container_name: Text or null = r.container.as_ref().and_then(|c| c.name.as_ref());
+        container_image: Text or null = r.container.as_ref().and_then(|c| c.image.as_ref());
+        container_pod_name: Text or null = r.container.as_ref().and_then(|c| c.pod_name.as_ref());
+        container_namespace: Text or null = r.container.as_ref().and_then(|c| c.namespace.as_ref());
     }
 
     EXIT, Row::Entry(Entry::Exit(r)) => {
@@ -243,6 +264,13 @@ table! {
         group_dead: Bool = r.group_dead;
         mechanism: Text or null = r.mechanism.as_ref();
         lossy: Bool = r.lossy;
+        container_runtime: Text or null = r.container.as_ref().and_then(|c| c.runtime.as_ref());
+        container_id: Text or null = r.container.as_ref().map(|c| &c.id);
+        container_pod: Text or null = r.container.as_ref().and_then(|c| c.pod.as_ref());
+        container_name: Text or null = r.container.as_ref().and_then(|c| c.name.as_ref());
+        container_image: Text or null = r.container.as_ref().and_then(|c| c.image.as_ref());
+        container_pod_name: Text or null = r.container.as_ref().and_then(|c| c.pod_name.as_ref());
+        container_namespace: Text or null = r.container.as_ref().and_then(|c| c.namespace.as_ref());
     }
 
     COW, Row::Entry(Entry::Cow(r)) => {

@@ -2,7 +2,7 @@
 //!
 //! A cell is empty where there is nothing, or where the column belongs to other types. Lists are
 //! JSON arrays. Text that a spreadsheet would take for a formula, because it begins with one of
-//! `= + - @`, a tab or a carriage return, has an apostrophe before it.
+//! `= + - @`, their full-width forms, a tab or the end of a line, has an apostrophe before it.
 
 use std::{fmt::Write as _, path::Path};
 
@@ -151,8 +151,8 @@ fn fill(value: Value<'_>, cell: &mut String) {
 }
 
 /// Text that no spreadsheet calculates.
-fn harmless(text: &str, cell: &mut String) {
-    if text.starts_with(['=', '+', '-', '@', '\t', '\r']) {
+pub fn harmless(text: &str, cell: &mut String) {
+    if text.starts_with(['=', '+', '-', '@', '＝', '＋', '－', '＠', '\t', '\r', '\n']) {
         cell.push('\'');
     }
     cell.push_str(text);

@@ -114,10 +114,11 @@ impl Folded {
     /// Adds to what a process weighs.
     fn add(&mut self, pid: u32, start_time: u64, comm: &str, weight: u64) {
         let process = self.process(pid, start_time, comm);
-        process.weight += weight;
+        process.weight = process.weight.saturating_add(weight);
         let process = process.clone();
         let stack = self.leaf(&process);
-        self.stacks[stack as usize].weight += weight;
+        let sum = &mut self.stacks[stack as usize].weight;
+        *sum = sum.saturating_add(weight);
     }
 
     /// Where a process's weight stands.
@@ -141,7 +142,8 @@ impl Folded {
         if r.child.tid != r.child.pid {
             // A thread is no process of its own.
             let stack = self.below(above, &how);
-            self.stacks[stack as usize].weight += weight;
+            let sum = &mut self.stacks[stack as usize].weight;
+            *sum = sum.saturating_add(weight);
             return;
         }
         let stack = self.below(above, comm);

@@ -158,7 +158,10 @@ impl Hdr {
         let begin = *self.begin.get_or_insert(time);
         self.last = self.last.max(time);
         let mut at = match self.interval {
-            Some(interval) => begin + (time - begin).div_euclid(interval) * interval,
+            Some(interval) => {
+                let passed = time.saturating_sub(begin).div_euclid(interval);
+                begin.saturating_add(passed.saturating_mul(interval))
+            }
             None => begin,
         };
         if self.written.is_some_and(|end| at < end) {
@@ -185,9 +188,9 @@ impl Hdr {
             };
             self.introduce(section, about)?;
         }
-        let end = self.interval.map_or(self.last, |interval| begin + interval);
+        let end = self.interval.map_or(self.last, |interval| begin.saturating_add(interval));
         self.written = Some(end);
-        let length = Duration::from_nanos(u64::try_from(end - begin).unwrap_or(0));
+        let length = Duration::from_nanos(u64::try_from(end.saturating_sub(begin)).unwrap_or(0));
         for (tag, gathered) in by_tag {
             self.line(&tag, begin, length, &histogram::hdr(gathered.buckets()))?;
         }

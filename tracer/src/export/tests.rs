@@ -191,7 +191,10 @@ fn csv_types_can_be_chosen_and_put_apart() {
     let files = scratch.files("apart");
     assert_eq!(files.len(), 8, "{files:?}");
     let exits = fs::read_to_string(out.join("exit.csv")).unwrap();
-    assert!(exits.lines().next().unwrap().ends_with("group_dead,mechanism,lossy"), "{exits}");
+    assert!(
+        exits.lines().next().unwrap().contains(",group_dead,mechanism,lossy,container_"),
+        "{exits}"
+    );
     assert_eq!(exits.lines().count(), 1 + golden("exit").len());
 }
 

@@ -70,7 +70,7 @@ impl Choice {
         self.uses.iter().any(|one| match one.at {
             At::Event(name) => name == "exit_mmap",
             At::Function(_, function, _) => function == "exit_mmap",
-            At::Syscalls(..) | At::MinorFaults => false,
+            At::Events(_) | At::Syscalls(..) | At::MinorFaults => false,
         })
     }
 }

@@ -1,6 +1,9 @@
 //! What the programs count, read without a syscall while they write it.
 
-use std::mem::offset_of;
+use std::{
+    mem::offset_of,
+    os::fd::{AsFd as _, OwnedFd},
+};
 
 use forkscope_common::{
     Plain as _,
@@ -10,14 +13,18 @@ use forkscope_common::{
     hist::{BUCKETS, Hist},
 };
 
-use super::sys::Mapped;
+use super::sys::{Mapped, sysconf};
 use crate::failure::Failure;
+
+/// Ledgers that are mapped at once.
+const AT_ONCE: usize = 512;
 
 /// Counters and histograms, mapped.
 pub struct Books {
     counters: Mapped,
     histograms: Mapped,
-    ledgers: Mapped,
+    /// The map of the ledgers: mapped a part at a time, as all that is mapped is resident.
+    ledgers: OwnedFd,
     slots: usize,
     cpus: u32,
     /// What each CPU's histograms held when last read, to add up what has come since.
@@ -44,15 +51,15 @@ impl Books {
     /// Those of `map`.
     pub(super) fn new(
         cpus: u32,
-        ledgers: u32,
+        (ledgers, in_all): (OwnedFd, u32),
         map: impl Fn(&str, usize) -> Result<Mapped, Failure>,
     ) -> Result<Self, Failure> {
         let slots = (slot::COUNT * cpus) as usize;
         Ok(Self {
             counters: map("COUNTERS", size_of::<Counters>() * cpus as usize)?,
             histograms: map("HISTS", size_of::<Hist>() * slots)?,
-            ledgers: map("LEDGERS", size_of::<Ledger>() * ledgers as usize)?,
-            slots: ledgers as usize,
+            ledgers,
+            slots: in_all as usize,
             cpus,
             last: vec![vec![0; BUCKETS]; slots],
             sums: vec![(0, true); slots],
@@ -73,16 +80,12 @@ impl Books {
     /// The ledgers that are open, oldest first.
     #[must_use]
     pub fn open_ledgers(&self) -> Vec<Ledger> {
-        let mut open: Vec<Ledger> = (0..self.slots)
-            .map(|slot| slot * size_of::<Ledger>())
-            .filter(|at| {
-                let since: u64 = self.ledgers.read(at + offset_of!(Ledger, opened_at));
-                since != 0
-            })
-            .filter_map(|at| Ledger::read_from(&self.ledgers.bytes(at, size_of::<Ledger>())))
-            .filter(|ledger| ledger.opened_at != 0)
-            .collect();
-        open.sort_by_key(|ledger| ledger.opened_at);
+        let mut open = Vec::new();
+        self.each_open(|ledgers, at| {
+            let ledger = Ledger::read_from(&ledgers.bytes(at, size_of::<Ledger>()));
+            open.extend(ledger.filter(|ledger| ledger.opened_at != 0));
+        });
+        open.sort_by_key(|ledger: &Ledger| ledger.opened_at);
         open
     }
 
@@ -90,18 +93,32 @@ impl Books {
     #[must_use]
     pub fn open_roles(&self) -> [Role; ROLES] {
         let mut sum = [Role::default(); ROLES];
-        for slot in 0..self.slots {
-            let at = slot * size_of::<Ledger>();
-            let since: u64 = self.ledgers.read(at + offset_of!(Ledger, opened_at));
-            if since == 0 {
-                continue;
-            }
+        self.each_open(|ledgers, at| {
             for (role, sum) in sum.iter_mut().enumerate() {
                 let role = offset_of!(Ledger, roles) + role * size_of::<Role>();
-                sum.add(&self.ledgers.read(at + role));
+                sum.add(&ledgers.read(at + role));
+            }
+        });
+        sum
+    }
+
+    /// Every ledger that is open: what is mapped, and where in it.
+    fn each_open(&self, mut each: impl FnMut(&Mapped, usize)) {
+        let page = sysconf(libc::_SC_PAGESIZE) as usize;
+        for first in (0..self.slots).step_by(AT_ONCE) {
+            let count = AT_ONCE.min(self.slots - first);
+            let from = first * size_of::<Ledger>();
+            let offset = from - from % page;
+            let len = from % page + count * size_of::<Ledger>();
+            // What could be mapped once can be again, unless there is no memory at all.
+            let Ok(ledgers) = Mapped::part(self.ledgers.as_fd(), offset, len) else { continue };
+            for at in (0..count).map(|slot| from % page + slot * size_of::<Ledger>()) {
+                let since: u64 = ledgers.read(at + offset_of!(Ledger, opened_at));
+                if since != 0 {
+                    each(&ledgers, at);
+                }
             }
         }
-        sum
     }
 
     /// The histograms so far, by slot. Called at least as often as a bucket can wrap:

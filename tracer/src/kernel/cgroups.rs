@@ -1,13 +1,14 @@
 //! Control groups that were there before tracing began: from a number to a path, and back.
 
 use std::{
+    cmp::Reverse,
+    ffi::OsString,
     fs,
     os::{
         fd::{AsFd as _, OwnedFd},
-        unix::fs::MetadataExt as _,
+        unix::{ffi::OsStringExt as _, fs::MetadataExt as _},
     },
-    path::{Path, PathBuf},
-    sync::Arc,
+    path::{Component, Path, PathBuf},
 };
 
 use forkscope_common::{
@@ -15,59 +16,121 @@ use forkscope_common::{
     event::cgroup_id,
 };
 
-use super::{host::cgroup_mounts, sys};
+use super::sys;
 use crate::failure::{Failure, Why};
+
+/// A hierarchy that is mounted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Mounted {
+    /// As in /proc/PID/cgroup: 0 is v2.
+    number: u32,
+    /// Where.
+    at: PathBuf,
+    /// The group that is seen there; all of the hierarchy, where this is `/`.
+    root: PathBuf,
+    /// Of v1: mount options, the controllers among them.
+    controllers: Option<String>,
+}
 
 /// The mounted hierarchies, by number.
 pub struct Cgroups {
-    hierarchies: Vec<(u32, PathBuf, Option<String>)>,
-    dirs: Vec<OwnedFd>,
+    hierarchies: Vec<(Mounted, OwnedFd)>,
 }
 
 impl Cgroups {
-    /// Opens what is mounted.
+    /// Opens what is mounted. In a control group namespace of its own, as in a container, a process
+    /// has no names for what is outside; a mount that is from outside, has.
     #[must_use]
     pub fn open() -> Self {
-        let lines = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-        let numbers: Vec<(u32, &str)> = lines
-            .lines()
-            .filter_map(|line| {
-                let mut parts = line.splitn(3, ':');
-                Some((parts.next()?.parse().ok()?, parts.next()?))
-            })
-            .collect();
-        let (mut hierarchies, mut dirs) = (Vec::new(), Vec::new());
-        for (path, options) in cgroup_mounts() {
-            let number = match &options {
-                None => Some(0),
-                Some(options) => numbers
-                    .iter()
-                    .find(|(_, names)| {
-                        !names.is_empty()
-                            && names.split(',').all(|n| options.split(',').any(|o| o == n))
-                    })
-                    .map(|(number, _)| *number),
-            };
-            if let Some(number) = number
-                && let Ok(dir) = sys::open_dir(&path)
-            {
-                hierarchies.push((number, path, options));
-                dirs.push(dir);
+        let read = |file: &str| fs::read_to_string(file).unwrap_or_default();
+        let mut hierarchies: Vec<_> =
+            mounted(&read("/proc/self/cgroup"), &read("/proc/self/mountinfo"))
+                .into_iter()
+                .filter_map(|mounted| sys::open_dir(&mounted.at).ok().map(|dir| (mounted, dir)))
+                .collect();
+        // Where one is mounted twice, that which shows more.
+        let outside =
+            |root: &Path| root.components().filter(|c| *c == Component::ParentDir).count();
+        hierarchies.sort_by_key(|(mounted, _)| Reverse(outside(&mounted.root)));
+        for (mounted, _) in &mut hierarchies {
+            // Relative to the namespace: what is above has no name, and should be the root.
+            if outside(&mounted.root) > 0 {
+                mounted.root = "/".into();
             }
         }
-        Self { hierarchies, dirs }
+        Self { hierarchies }
     }
 
     /// The path of the group with this number ([`forkscope_common::event::cgroup_id`]) from
     /// the root of its hierarchy; `None` when it is gone or may not be looked up.
     #[must_use]
-    pub fn path(&self, id: u64) -> Option<Arc<str>> {
+    pub fn path(&self, id: u64) -> Option<Vec<u8>> {
         let (number, node) = ((id >> 56) as u32, id & ((1 << 56) - 1));
-        let at = self.hierarchies.iter().position(|(n, _, _)| *n == number)?;
-        let full = sys::path_by_handle(self.dirs[at].as_fd(), node).ok()?;
-        let below = full.strip_prefix(&self.hierarchies[at].1).ok()?;
-        Some(format!("/{}", below.to_string_lossy()).into())
+        // The same hierarchy may be mounted in several places, with some of it only.
+        self.hierarchies.iter().filter(|(mounted, _)| mounted.number == number).find_map(
+            |(mounted, dir)| {
+                let full = sys::path_by_handle(dir.as_fd(), node).ok()?;
+                let path = mounted.root.join(full.strip_prefix(&mounted.at).ok()?);
+                let mut path = path.into_os_string().into_vec();
+                // Joining nothing leaves a slash at the end.
+                if path.len() > 1 && path.last() == Some(&b'/') {
+                    path.pop();
+                }
+                Some(path)
+            },
+        )
     }
+}
+
+/// Hierarchies by the texts of /proc/PID/cgroup and /proc/PID/mountinfo.
+fn mounted(cgroup: &str, mountinfo: &str) -> Vec<Mounted> {
+    let numbers: Vec<(u32, &str)> = cgroup
+        .lines()
+        .filter_map(|line| {
+            let mut parts = line.splitn(3, ':');
+            Some((parts.next()?.parse().ok()?, parts.next()?))
+        })
+        .collect();
+    let of_line = |line: &str| {
+        let (front, back) = line.split_once(" - ")?;
+        let (mut front, mut back) = (front.split(' ').skip(3), back.split(' '));
+        let (root, at) = (unescape(front.next()?), unescape(front.next()?));
+        let (number, controllers) = match back.next()? {
+            "cgroup2" => (0, None),
+            "cgroup" => {
+                let options = back.nth(1)?;
+                let has = |name: &str| options.split(',').any(|option| option == name);
+                let (number, _) = numbers
+                    .iter()
+                    .find(|(_, names)| !names.is_empty() && names.split(',').all(has))?;
+                (*number, Some(options.to_owned()))
+            }
+            _ => return None,
+        };
+        Some(Mounted { number, at, root, controllers })
+    };
+    mountinfo.lines().filter_map(of_line).collect()
+}
+
+/// A path as mountinfo writes it: spaces, tabs, line feeds and backslashes as octal numbers.
+fn unescape(text: &str) -> PathBuf {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        let digits = after.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
+        let escaped = digits.and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        match escaped.filter(|_| first == b'\\') {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &after[3..];
+            }
+            None => {
+                bytes.push(first);
+                rest = after;
+            }
+        }
+    }
+    OsString::from_vec(bytes).into()
 }
 
 /// What `--cgroup` names: the hierarchies concerned, and every group by its number
@@ -94,7 +157,7 @@ pub fn named(
     for given in paths {
         let before = found.groups.len();
         let mut nameless = None;
-        for (number, mount, controllers) in &mounted.hierarchies {
+        for (Mounted { number, at: mount, controllers, .. }, _) in &mounted.hierarchies {
             let direct = given.starts_with(mount);
             let full = if direct {
                 given.clone()
@@ -162,10 +225,10 @@ mod tests {
     fn a_group_is_found_by_the_number_of_its_node() {
         let cgroups = Cgroups::open();
         let mut found = 0;
-        for (number, mount, _) in &cgroups.hierarchies {
-            let Ok(metadata) = fs::metadata(mount) else { continue };
+        for (Mounted { number, at, root, .. }, _) in &cgroups.hierarchies {
+            let Ok(metadata) = fs::metadata(at) else { continue };
             if let Some(path) = cgroups.path(cgroup_id(*number, metadata.ino())) {
-                assert_eq!(&*path, "/");
+                assert_eq!(path, root.as_os_str().as_encoded_bytes());
                 found += 1;
             }
         }
@@ -173,5 +236,72 @@ mod tests {
             println!("skipped: control groups cannot be looked up by number here");
         }
         assert_eq!(cgroups.path(cgroup_id(255, 1)), None);
+    }
+    /// Number, mount point, root, controller.
+    type Row<'a> = (u32, &'a str, &'a str, Option<&'a str>);
+
+    #[track_caller]
+    fn check(cgroup: &str, mountinfo: &str, expected: &[Row<'_>]) {
+        let found = mounted(cgroup, mountinfo);
+        assert_eq!(found.len(), expected.len(), "{found:?}");
+        for (found, (number, at, root, controller)) in found.iter().zip(expected) {
+            assert_eq!(found.number, *number, "{found:?}");
+            assert_eq!((&*found.at, &*found.root), (Path::new(at), Path::new(root)), "{found:?}");
+            let options = found.controllers.as_deref();
+            assert_eq!(options.is_some(), controller.is_some(), "{found:?}");
+            assert!(
+                controller.is_none_or(|c| options.is_some_and(|o| o.split(',').any(|o| o == c)))
+            );
+        }
+    }
+
+    #[test]
+    fn the_three_layouts() {
+        // v2 alone, as systemd mounts it.
+        check(
+            "0::/system.slice/docker-1.scope\n",
+            "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n\
+             31 23 0:27 / /sys/fs/bpf rw - bpf bpf rw\n",
+            &[(0, "/sys/fs/cgroup", "/", None)],
+        );
+        // v1 alone, with controllers together.
+        check(
+            "12:cpu,cpuacct:/docker/1\n3:cpuset:/docker/1\n1:name=systemd:/docker/1\n",
+            "25 30 0:22 / /sys/fs/cgroup ro - tmpfs tmpfs ro,mode=755\n\
+             26 25 0:23 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n\
+             27 25 0:24 / /sys/fs/cgroup/cpu,cpuacct rw shared:9 - cgroup cgroup rw,cpu,cpuacct\n\
+             28 25 0:25 / /sys/fs/cgroup/cpuset rw - cgroup cgroup rw,cpuset,noprefix\n\
+             29 25 0:26 / /sys/fs/cgroup/net_cls rw - cgroup cgroup rw,net_cls\n",
+            &[
+                (1, "/sys/fs/cgroup/systemd", "/", Some("name=systemd")),
+                (12, "/sys/fs/cgroup/cpu,cpuacct", "/", Some("cpuacct")),
+                (3, "/sys/fs/cgroup/cpuset", "/", Some("cpuset")),
+            ],
+        );
+        // Both.
+        check(
+            "2:memory:/kubepods/podx/1\n1:name=systemd:/\n0::/system.slice/containerd.service\n",
+            "26 25 0:23 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw,nsdelegate\n\
+             27 25 0:24 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n\
+             28 25 0:25 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n",
+            &[
+                (0, "/sys/fs/cgroup/unified", "/", None),
+                (1, "/sys/fs/cgroup/systemd", "/", Some("name=systemd")),
+                (2, "/sys/fs/cgroup/memory", "/", Some("memory")),
+            ],
+        );
+        // In a container of Docker on v1: a part of each hierarchy.
+        check(
+            "2:memory:/docker/1\n0::/\n",
+            "90 89 0:25 /docker/1 /sys/fs/cgroup/memory ro master:8 - cgroup cgroup rw,memory\n",
+            &[(2, "/sys/fs/cgroup/memory", "/docker/1", Some("memory"))],
+        );
+        // Odd places, and lines that are cut.
+        check(
+            "0::/\n:\nx:y:z\n7\n",
+            "1 2 0:3 /a\\040b /mnt/\\134\\303\\251 rw - cgroup2 none rw\n\
+             - cgroup2\n1 2 - cgroup2 x rw\n1 2 0:3 / / rw - cgroup\n1 2 0:3 / /x rw - cgroup x y\n",
+            &[(0, "/mnt/\\é", "/a b", None)],
+        );
     }
 }

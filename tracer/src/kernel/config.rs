@@ -13,8 +13,8 @@ use crate::{
     plan::{Backend, Plan},
 };
 
-/// Reader wakeups: once this many bytes wait; below, the tick finds them.
-const WAKE_SHARE: u32 = 8;
+/// The reader is woken once one of so many parts of the ring is full; below, the tick finds it.
+pub const WAKE_SHARE: u32 = 8;
 
 /// The last argument of `sched_process_exit` is `group_dead`.
 #[must_use]
@@ -137,6 +137,7 @@ pub fn build(
         slot.subsys = controllers.iter().find_map(|name| controller(name)).unwrap_or(0);
     }
     config.window_mask = super::load::windows(host) - 1;
+    (config.tasks, config.spaces) = super::load::places(host);
     config.page_exclusive = page_flag(btf, "PG_anon_exclusive").unwrap_or(0);
     config.jiffy_ns = super::sys::tick_ns();
     let cow_by_function = choice.by_function(Part::Cow);
@@ -188,6 +189,7 @@ pub fn build(
         (feature::CALLS_BY_FUNCTION, choice.by_function(Part::Calls)),
         (feature::STARTS, choice.of(Part::Starts).is_some()),
         (feature::STARTS_BY_FUNCTION, choice.by_function(Part::Starts)),
+        (feature::COPY_BY_LOCK, choice.of(Part::Copy) == Some(Backend::Tracepoint)),
         (feature::EXIT_GROUP_DEAD, exit_says_group_dead(host)),
         (feature::SPAWN, plan.measures.spawn),
         (feature::EXEC, plan.measures.exec),

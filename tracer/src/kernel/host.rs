@@ -3,8 +3,9 @@
 use std::{
     collections::BTreeSet,
     fs, io,
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use super::{
@@ -51,6 +52,12 @@ impl Tracefs {
             Ok(dir) => Ok(Self { dir, by: "mounted for this process alone".into() }),
             Err(error) => Err(format!("not mounted, and mounting it failed: {error}")),
         }
+    }
+
+    /// Where it is, for a rule: it may be mounted nowhere.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        format!("/proc/self/fd/{}", self.dir.as_raw_fd()).into()
     }
 
     /// The number of a tracepoint; `None` when there is no such one.
@@ -113,12 +120,18 @@ pub fn format_field_offset(format: &str, field: &str) -> Option<u32> {
 /// Mount points of a kind of file system, in this process's view.
 #[must_use]
 pub fn mounts(kind: &str) -> Vec<PathBuf> {
+    mount_options(kind).into_iter().map(|(path, _)| path).collect()
+}
+
+/// The same, with the options of their super blocks.
+#[must_use]
+pub fn mount_options(kind: &str) -> Vec<(PathBuf, String)> {
     let Ok(table) = fs::read_to_string("/proc/self/mountinfo") else { return Vec::new() };
-    table.lines().filter_map(|line| mount_of(line, kind)).map(|(path, _)| path).collect()
+    table.lines().filter_map(|line| mount_of(line, kind)).collect()
 }
 
 /// Mount point and super-block options of a mountinfo line, if it is of this kind.
-fn mount_of(line: &str, kind: &str) -> Option<(PathBuf, String)> {
+pub(crate) fn mount_of(line: &str, kind: &str) -> Option<(PathBuf, String)> {
     let (front, back) = line.split_once(" - ")?;
     let mut back = back.split(' ');
     if back.next()? != kind {
@@ -127,20 +140,6 @@ fn mount_of(line: &str, kind: &str) -> Option<(PathBuf, String)> {
     let options = back.nth(1).unwrap_or_default().to_string();
     let path = front.split(' ').nth(4)?;
     Some((PathBuf::from(unescape_octal(path)), options))
-}
-
-/// Mount point and controllers of every control group hierarchy.
-#[must_use]
-pub fn cgroup_mounts() -> Vec<(PathBuf, Option<String>)> {
-    let Ok(table) = fs::read_to_string("/proc/self/mountinfo") else { return Vec::new() };
-    table
-        .lines()
-        .filter_map(|line| {
-            mount_of(line, "cgroup2")
-                .map(|(path, _)| (path, None))
-                .or_else(|| mount_of(line, "cgroup").map(|(path, options)| (path, Some(options))))
-        })
-        .collect()
 }
 
 fn unescape_octal(text: &str) -> String {
@@ -177,7 +176,7 @@ pub struct Host {
     /// Type information, or why there is none.
     pub btf: Result<Btf, String>,
     /// The tracing file system, or why there is none.
-    pub tracefs: Result<Tracefs, String>,
+    pub tracefs: Result<Arc<Tracefs>, String>,
     /// Effective capabilities.
     pub capabilities: u64,
     /// Whether the effective user is root.
@@ -210,12 +209,19 @@ impl Host {
     /// Looks around. What cannot be found out is in the result, as a reason.
     #[must_use]
     pub fn gather() -> Self {
+        Self::gather_with(None)
+    }
+
+    /// As [`Self::gather`], with the tracing file system as it was found when there were more
+    /// privileges.
+    #[must_use]
+    pub fn gather_with(tracefs: Option<Arc<Tracefs>>) -> Self {
         let read = |path: &str| fs::read_to_string(path).map(|s| s.trim().to_string());
         let without = Without::from_environment();
         let btf = without.refused("btf").and_then(|()| {
             fs::read(BTF_PATH)
                 .map_err(|error| missing_btf(&error))
-                .and_then(|data| Btf::parse(&data).map_err(|bad| format!("{BTF_PATH}: {}", bad.0)))
+                .and_then(|data| Btf::parse(data).map_err(|bad| format!("{BTF_PATH}: {}", bad.0)))
         });
         let btf = btf.map(|mut btf| {
             without.names().for_each(|name| btf.pretend(name));
@@ -239,7 +245,9 @@ impl Host {
             arch: std::env::consts::ARCH.into(),
             boot_id: read("/proc/sys/kernel/random/boot_id").unwrap_or_else(|_| "unknown".into()),
             btf,
-            tracefs: without.refused("tracefs").and_then(|()| Tracefs::open()),
+            tracefs: without
+                .refused("tracefs")
+                .and_then(|()| tracefs.map_or_else(|| Tracefs::open().map(Arc::new), Ok)),
             hugetlb_bytes: read("/proc/meminfo").ok().and_then(|text| hugetlb_bytes(&text)),
             capabilities: effective_capabilities(),
             // SAFETY: no arguments, cannot fail.
@@ -312,17 +320,11 @@ fn missing_btf(error: &io::Error) -> String {
 }
 
 fn effective_capabilities() -> u64 {
-    fs::read_to_string("/proc/self/status")
-        .ok()
-        .and_then(|status| {
-            let hex = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?.trim();
-            u64::from_str_radix(hex, 16).ok()
-        })
-        .unwrap_or(0)
+    rustix::thread::capabilities(None).map_or(0, |sets| sets.effective.bits())
 }
 
 /// The word in brackets of `none [integrity] confidentiality`.
-fn chosen_word(line: &str) -> String {
+pub(crate) fn chosen_word(line: &str) -> String {
     line.split_once('[')
         .and_then(|(_, rest)| rest.split_once(']'))
         .map_or_else(|| line.to_string(), |(word, _)| word.to_string())
@@ -336,18 +338,20 @@ fn possible_cpus() -> u32 {
 }
 
 /// The highest number in `0-3,8-11`.
-fn highest_cpu(list: &str) -> Option<u32> {
+pub(crate) fn highest_cpu(list: &str) -> Option<u32> {
     cpus_in(list).into_iter().max()
 }
 
-/// The numbers in `0-3,8-11`.
-fn cpus_in(list: &str) -> Vec<u32> {
+/// The numbers in `0-3,8-11`, as far as there can be so many CPUs.
+pub(crate) fn cpus_in(list: &str) -> Vec<u32> {
     list.split(',')
         .filter_map(|range| {
             let (first, last) = range.split_once('-').unwrap_or((range, range));
-            Some(first.parse::<u32>().ok()?..=last.parse::<u32>().ok()?)
+            Some(first.parse::<u16>().ok()?..=last.parse::<u16>().ok()?)
         })
         .flatten()
+        .take(usize::from(u16::MAX))
+        .map(u32::from)
         .collect()
 }
 
@@ -355,19 +359,19 @@ fn cpus_in(list: &str) -> Vec<u32> {
 const MOST_GIB: u32 = 4096;
 
 /// `address sizes : 46 bits physical, 48 bits virtual` of /proc/cpuinfo.
-fn physical_bits(cpuinfo: &str) -> Option<u32> {
+pub(crate) fn physical_bits(cpuinfo: &str) -> Option<u32> {
     let line = cpuinfo.lines().find(|line| line.starts_with("address sizes"))?;
     line.split(':').nth(1)?.split_whitespace().next()?.parse().ok()
 }
 
 /// `Hugepagesize:       2048 kB` of /proc/meminfo.
-fn hugetlb_bytes(meminfo: &str) -> Option<u32> {
+pub(crate) fn hugetlb_bytes(meminfo: &str) -> Option<u32> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("Hugepagesize:"))?;
     line.split_whitespace().next()?.parse::<u32>().ok()?.checked_mul(1024)
 }
 
 /// The end of the last range of RAM in /proc/iomem; `None` where addresses are hidden.
-fn memory_end(map: &str) -> Option<u64> {
+pub(crate) fn memory_end(map: &str) -> Option<u64> {
     map.lines()
         .filter(|line| line.trim_end().ends_with(": System RAM"))
         .filter_map(|line| line.trim_start().split_once('-')?.1.split(' ').next())

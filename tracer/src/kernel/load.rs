@@ -6,13 +6,14 @@ use std::{
 };
 
 use aya::{
-    Btf, Ebpf, EbpfLoader, VerifierLogLevel,
-    maps::{Array, HashMap, Map, MapData, RingBuf},
+    Btf, Ebpf, EbpfLoader, Endianness, VerifierLogLevel,
+    maps::{Array, HashMap, Map},
+    programs::RawTracePoint,
 };
 use forkscope_common::{
     Plain as _,
-    config::{TaskState, feature, slot, task},
-    event::{COMM_LEN, NO_MECHANISM},
+    config::{Places, feature, slot},
+    event::COMM_LEN,
 };
 
 use super::{
@@ -22,10 +23,12 @@ use super::{
     config,
     facts::CALLED,
     host::Host,
+    ring::Ring,
     sys::{self, Mapped},
     witness::Wrong,
 };
 use crate::{
+    confine::without_privilege,
     failure::{Failure, Why},
     plan::Plan,
 };
@@ -62,6 +65,21 @@ pub fn windows(host: &Host) -> u32 {
     host.pid_max.clamp(1024, 1 << 16).next_power_of_two()
 }
 
+/// Where tasks are, and where address spaces: every tid has a place of its own where there are
+/// places enough, and each key has a few otherwise.
+#[must_use]
+pub fn places(host: &Host) -> (Places, Places) {
+    // With a quarter taken, as by all the ledgers there are, eight would not do for one in 30,000.
+    const FEW: u32 = 16;
+    let tasks = host.pid_max.clamp(1024, MOST_TASKS).next_power_of_two();
+    let spaces = host.pid_max.clamp(1024, MOST_SPACES).next_power_of_two();
+    let own = tasks >= host.pid_max;
+    (
+        Places { mask: tasks - 1, most: if own { 1 } else { FEW } },
+        Places { mask: spaces - 1, most: FEW },
+    )
+}
+
 /// The programs, loaded; they record nothing before [`Live::begin`].
 pub struct Live {
     ebpf: Ebpf,
@@ -76,7 +94,7 @@ pub struct Live {
     period: u32,
     notes: Vec<String>,
     books: Books,
-    ring: Option<RingBuf<MapData>>,
+    ring: Option<Ring>,
 }
 
 /// What loading a program took.
@@ -137,11 +155,15 @@ fn object(host: &Host) -> Vec<u8> {
 fn loading(host: &Host, what: &str, error: &(dyn std::error::Error + 'static)) -> Failure {
     let mut reason = error.to_string();
     let (mut denied, mut no_memory) = (false, false);
+    let no_files = |errno: Option<i32>| matches!(errno, Some(libc::EMFILE | libc::ENFILE));
+    // What fails for want of a descriptor may have been told as something else.
+    let mut full = sys::spare_descriptor().is_err_and(|e| no_files(e.raw_os_error()));
     let mut at: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(cause) = at {
         if let Some(io) = cause.downcast_ref::<std::io::Error>() {
             denied |= io.kind() == std::io::ErrorKind::PermissionDenied;
             no_memory |= io.kind() == std::io::ErrorKind::OutOfMemory;
+            full |= no_files(io.raw_os_error());
             reason = io.to_string();
         }
         at = cause.source();
@@ -166,6 +188,9 @@ fn loading(host: &Host, what: &str, error: &(dyn std::error::Error + 'static)) -
         let do_this = "there is not the memory for it, or a limit of the control group (or \
                        RLIMIT_MEMLOCK, before 5.11) forbids it: raise that, or make --buffer smaller";
         (Why::Unsupported, do_this)
+    } else if full {
+        reason = "too many open files".into();
+        (Why::Failed, "raise the limit on them, as by `ulimit -n 1024`")
     } else {
         (Why::Failed, "set FORKSCOPE_VERIFIER_LOG=1 and report what it prints")
     };
@@ -245,6 +270,26 @@ fn give_up(host: &mut Host, wrong: Vec<Wrong>) -> Result<(), Failure> {
     Ok(())
 }
 
+/// What aya needs to know of the kernel's BTF, which was read and searched already: the numbers of
+/// what is hooked.
+fn numbers(host: &Host, choice: &Choice) -> Result<Btf, Failure> {
+    let mut wanted = Vec::new();
+    for one in &choice.uses {
+        let (number, function, name) = match one.at {
+            At::Event(event) => {
+                let number = host.btf.as_ref().ok().and_then(|btf| btf.tracepoint(event));
+                (number, false, format!("btf_trace_{event}"))
+            }
+            At::Function(_, function, _) => (host.facts.number(function), true, function.into()),
+            At::Events(_) | At::Syscalls(..) | At::MinorFaults => continue,
+        };
+        wanted.extend(number.map(|number| (number, function, name)));
+    }
+    let wanted: Vec<_> = wanted.iter().map(|(id, f, name)| (*id, *f, name.as_str())).collect();
+    Btf::parse(&super::btf::Btf::abridged(&wanted), Endianness::default())
+        .map_err(|e| loading(host, "reading the kernel's BTF", &e))
+}
+
 impl Live {
     /// Makes the maps, loads the programs of the best choice there is, and hooks functions.
     ///
@@ -258,6 +303,10 @@ impl Live {
         let missing = host.missing_to_load();
         if !missing.is_empty() {
             return Err(not_permitted(&missing));
+        }
+        // What could not be looked at for want of a descriptor must not pass for what is not there.
+        if let Err(error) = sys::spare_descriptor() {
+            return Err(loading(host, "looking at this kernel", &error));
         }
         sys::raise_locked_memory();
         let mut untyped_for = None;
@@ -305,10 +354,11 @@ impl Live {
         let cow = config.features & feature::COW != 0;
         let wanted = |bit, entries| if config.features & bit != 0 { entries } else { 1 };
         let ledgers = wanted(feature::COW, MOST_LEDGERS);
-        let btf = Btf::from_sys_fs().map_err(|e| loading(host, "reading the kernel's BTF", &e))?;
-        let tasks = host.pid_max.clamp(1024, MOST_TASKS);
+        let btf = numbers(host, &choice)?;
         let bytes: &[u8] = config.as_bytes();
-        let mut ebpf = EbpfLoader::new()
+        // aya begins by reading all of the kernel's BTF, whether it is given some or not: that is
+        // 50 ms and 20 MB for what is replaced at once.
+        let mut ebpf = sys::without_opening(EbpfLoader::new)
             .btf(Some(&btf))
             .verifier_log_level(if std::env::var_os("FORKSCOPE_VERIFIER_LOG").is_some() {
                 VerifierLogLevel::VERBOSE | VerifierLogLevel::STATS
@@ -319,7 +369,7 @@ impl Live {
             .map_max_entries("EVENTS", plan.ring_bytes)
             .map_max_entries("HISTS", slot::COUNT * host.cpus)
             .map_max_entries("COUNTERS", host.cpus)
-            .map_max_entries("TASKS", tasks)
+            .map_max_entries("TASKS", config.tasks.mask + 1)
             .map_max_entries("CGROUPS", if named.groups.is_empty() { 1 } else { MOST_CGROUPS })
             .map_max_entries("EXEC_SCRATCH", 2 * host.cpus)
             .map_max_entries("CGROUP_SCRATCH", host.cpus)
@@ -327,7 +377,7 @@ impl Live {
             .map_max_entries("LEDGERS", ledgers)
             .map_max_entries("FREE", ledgers)
             .map_max_entries("RANKS", ledgers)
-            .map_max_entries("SPACES", wanted(feature::COW, host.pid_max.clamp(1024, MOST_SPACES)))
+            .map_max_entries("SPACES", wanted(feature::COW, config.spaces.mask + 1))
             .map_max_entries(
                 "ENDED",
                 if config.features & feature::EXIT_GROUP_DEAD == 0 { MOST_ENDED } else { 1 },
@@ -342,22 +392,29 @@ impl Live {
             .map_max_entries("STACKS", wanted(feature::COW_STACKS, MOST_STACKS))
             .load(&object(host))
             .map_err(|e| loading(host, "making the eBPF maps", &e))?;
-        let mapped = |name: &str, size: usize| {
+        let array = |name: &str| {
             let map = ebpf.map(name).and_then(|map| match map {
                 Map::Array(data) => Some(data),
                 _ => None,
             });
-            let map = map.ok_or_else(|| Failure::new(Why::Failed, format!("no map {name}")))?;
-            Mapped::new(map.fd().as_fd(), size).map_err(|e| {
+            map.ok_or_else(|| Failure::new(Why::Failed, format!("no map {name}")))
+        };
+        let mapped = |name: &str, size: usize| {
+            Mapped::new(array(name)?.fd().as_fd(), size).map_err(|e| {
                 Failure::new(Why::Failed, format!("mapping {name} failed: {e}; report it"))
             })
         };
-        let books = Books::new(host.cpus, ledgers, mapped)?;
+        let all_ledgers = array("LEDGERS")?.fd().as_fd().try_clone_to_owned();
+        let all_ledgers = all_ledgers.map_err(|e| loading(host, "keeping the map LEDGERS", &e))?;
+        let books = Books::new(host.cpus, (all_ledgers, ledgers), mapped)?;
         let ring = ebpf
             .take_map("EVENTS")
             .ok_or_else(|| Failure::new(Why::Failed, "no map EVENTS"))
             .and_then(|map| {
-                RingBuf::try_from(map).map_err(|e| loading(host, "mapping the ring", &e))
+                let Map::RingBuf(map) = map else {
+                    return Err(Failure::new(Why::Failed, "the map EVENTS is no ring"));
+                };
+                Ring::new(map, plan.ring_bytes).map_err(|e| loading(host, "mapping the ring", &e))
             })?;
         let mut live = Self {
             ebpf,
@@ -378,9 +435,9 @@ impl Live {
         }
         live.load_programs(host, &btf)?;
         if std::env::var_os("FORKSCOPE_VERIFIER_LOG").is_some() {
-            for Cost { program, verified_instructions, .. } in &live.costs {
-                let walked = verified_instructions.unwrap_or(0);
-                eprintln!("{program}: {walked} instructions verified");
+            for Cost { program, verified_instructions, load_ns } in &live.costs {
+                let (walked, us) = (verified_instructions.unwrap_or(0), load_ns / 1000);
+                eprintln!("{program}: {walked} instructions verified, {us} µs");
             }
         }
         live.check_fields(host)?;
@@ -426,32 +483,25 @@ impl Live {
     /// Marks a task as followed, before or while tracing.
     ///
     /// # Errors
-    /// When the map is full.
-    pub fn follow(&mut self, tid: u32, start: u64) -> Result<(), Failure> {
-        let failed = |e: aya::maps::MapError| {
-            Failure::new(Why::Failed, format!("cannot follow task {tid}: {e}; trace fewer"))
+    /// When there is no room left for it.
+    pub fn follow(&mut self, tid: u32) -> Result<(), Failure> {
+        let failed = |why: &dyn std::fmt::Display| {
+            Failure::new(Why::Failed, format!("cannot follow task {tid}: {why}; trace fewer"))
         };
-        let Some(map) = self.ebpf.map_mut("TASKS") else { return Ok(()) };
-        let mut tasks = HashMap::<_, u32, Remembered>::try_from(map).map_err(failed)?;
-        let state = TaskState {
-            start,
-            mechanism: NO_MECHANISM,
-            flags: task::FOLLOWED,
-            ..TaskState::default()
-        };
-        // BPF_NOEXIST: what the programs have noted meanwhile is better.
-        match tasks.insert(tid, Remembered(state), 1) {
-            Err(aya::maps::MapError::SyscallError(e))
-                if e.io_error.kind() == std::io::ErrorKind::AlreadyExists =>
-            {
-                Ok(())
-            }
-            other => other.map_err(failed),
+        let program: &mut RawTracePoint = self.program("follow")?;
+        if program.fd().is_err() {
+            program.load().map_err(|e| failed(&e))?;
+        }
+        let fd = program.fd().map_err(|e| failed(&e))?;
+        match sys::run_once(fd.as_fd(), tid.into()) {
+            Ok(0) => Ok(()),
+            Ok(_) => Err(failed(&"no room is left")),
+            Err(e) => Err(failed(&e)),
         }
     }
 
     /// The ring, once.
-    pub fn take_ring(&mut self) -> Option<RingBuf<MapData>> {
+    pub fn take_ring(&mut self) -> Option<Ring> {
         self.ring.take()
     }
 
@@ -467,8 +517,7 @@ impl Live {
         // its own reading of a user stack makes. An exit of do_wp_page that is skipped is made up
         // for at the task's next one.
         let own = |one: &&Use| {
-            !one.program.starts_with("page_fault_")
-                && !matches!(one.at, At::Function(_, "do_wp_page", true))
+            one.program != "page_fault" && !matches!(one.at, At::Function(_, "do_wp_page", true))
         };
         let mut missed = BTreeMap::new();
         for one in self.choice.uses.iter().filter(own) {
@@ -484,6 +533,15 @@ impl Live {
             }
         }
         missed
+    }
+
+    /// Whether this kernel lets nobody ask for a program's misses, or change a map, without
+    /// `CAP_BPF` (where unprivileged bpf(2) is switched off, before 5.19).
+    #[must_use]
+    pub fn needs_privilege(&self) -> bool {
+        let mut programs = self.ebpf.programs().filter_map(|(_, program)| program.fd().ok());
+        let Some(fd) = programs.next() else { return true };
+        !without_privilege(|| sys::program_info(fd.as_fd()).is_ok()).unwrap_or(false)
     }
 
     /// Fallbacks that loading had to take.
@@ -537,21 +595,15 @@ impl Live {
         // Spawns first: they are attached last.
         events.into_iter().rev().for_each(drop);
         // Closing one of these waits until no CPU can be in it any more; all wait at the same
-        // time.
+        // time. Without room for another thread, what it was to close is closed here.
+        let thread = || std::thread::Builder::new().stack_size(1 << 17);
         std::thread::scope(|scope| {
             for link in functions {
-                scope.spawn(move || drop(link));
+                let _ = thread().spawn_scoped(scope, move || drop(link));
             }
             for event in self.events.drain(..) {
-                scope.spawn(move || drop(event));
+                let _ = thread().spawn_scoped(scope, move || drop(event));
             }
         });
     }
 }
-
-/// For aya, a value of the map `TASKS`.
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-struct Remembered(TaskState);
-// SAFETY: `TaskState` is `Plain`: integers without padding.
-unsafe impl aya::Pod for Remembered {}

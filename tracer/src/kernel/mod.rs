@@ -6,10 +6,13 @@ pub mod btf;
 pub mod cgroups;
 pub mod config;
 pub mod facts;
+mod gauge;
 pub mod host;
 pub mod load;
 mod prove;
+pub mod ring;
 mod sys;
 mod witness;
 
+pub use gauge::Gauge;
 pub use sys::clock_ns;

@@ -43,6 +43,15 @@ pub fn open_dir(path: &Path) -> io::Result<OwnedFd> {
     Ok(std::fs::File::open(path)?.into())
 }
 
+/// Whether one more descriptor can be had, whatever may be opened.
+///
+/// # Errors
+/// Those of eventfd(2): EMFILE and ENFILE above all.
+pub fn spare_descriptor() -> io::Result<()> {
+    // SAFETY: no pointer is passed.
+    owned(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) }.into()).map(drop)
+}
+
 /// Reads a small file below a directory.
 ///
 /// # Errors
@@ -161,16 +170,35 @@ fn switch_on(event: OwnedFd, program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Ok(event)
 }
 
-/// Runs a raw tracepoint's program once, here and now.
+/// Calls `f`, which can open no file meanwhile; with other threads, which may need to, it can.
+pub fn without_opening<T>(f: impl FnOnce() -> T) -> T {
+    let alone = std::fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() == 1);
+    let mut before = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `before` is writable for its type.
+    if !alone || unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut before) } != 0 {
+        return f();
+    }
+    let none = libc::rlimit { rlim_cur: 0, ..before };
+    // SAFETY: plain data, by reference for the time of the call.
+    unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const none) };
+    let result = f();
+    // SAFETY: as above; to raise the soft limit to what it was needs no privilege.
+    unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const before) };
+    result
+}
+
+/// Runs a raw tracepoint's program once, here and now, with an argument; what it returns.
 ///
 /// # Errors
 /// Those of bpf(2), `BPF_PROG_TEST_RUN`: EINVAL before 5.10.
-pub fn run_once(program: BorrowedFd<'_>) -> io::Result<()> {
+pub fn run_once(program: BorrowedFd<'_>, argument: u64) -> io::Result<u32> {
     use aya_obj::generated::{bpf_attr, bpf_cmd::BPF_PROG_TEST_RUN};
     // SAFETY: plain C data, for which zero is valid.
     let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
     attr.test.prog_fd = program.as_raw_fd() as u32;
-    // SAFETY: `attr` has no pointers but null.
+    attr.test.ctx_in = (&raw const argument) as u64;
+    attr.test.ctx_size_in = size_of::<u64>() as u32;
+    // SAFETY: the one pointer in `attr` is to what lives on, and as large as it says.
     checked(unsafe {
         libc::syscall(
             libc::SYS_bpf,
@@ -179,7 +207,8 @@ pub fn run_once(program: BorrowedFd<'_>) -> io::Result<()> {
             size_of::<bpf_attr>(),
         )
     })?;
-    Ok(())
+    // SAFETY: the kernel has written it.
+    Ok(unsafe { attr.test.retval })
 }
 
 /// Loads a program that does nothing, for the entry of a function by its number in the kernel's
@@ -288,6 +317,27 @@ impl Mapped {
     /// # Errors
     /// Those of mmap(2).
     pub fn new(map: BorrowedFd<'_>, len: usize) -> io::Result<Self> {
+        Self::part(map, 0, len)
+    }
+
+    /// Maps `len` bytes from an offset on, which is a multiple of the page size.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn part(map: BorrowedFd<'_>, offset: usize, len: usize) -> io::Result<Self> {
+        Self::with(map, offset, len, libc::PROT_READ)
+    }
+
+    /// As [`Self::part`], for what is more than read.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub(super) fn with(
+        map: BorrowedFd<'_>,
+        offset: usize,
+        len: usize,
+        protection: libc::c_int,
+    ) -> io::Result<Self> {
         let page = sysconf(libc::_SC_PAGESIZE) as usize;
         let len = len.next_multiple_of(page);
         // SAFETY: a new mapping, at an address that the kernel chooses.
@@ -295,16 +345,23 @@ impl Mapped {
             libc::mmap(
                 std::ptr::null_mut(),
                 len,
-                libc::PROT_READ,
+                protection,
                 libc::MAP_SHARED,
                 map.as_raw_fd(),
-                0,
+                offset as libc::off_t,
             )
         };
         if at == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
         Ok(Self { at: at.cast(), len })
+    }
+
+    /// The address of a byte inside; good as long as this lives.
+    pub(super) fn at(&self, offset: usize) -> *const u8 {
+        assert!(offset < self.len);
+        // SAFETY: inside the mapping, as just checked.
+        unsafe { self.at.add(offset) }
     }
 
     /// A copy of `len` bytes at an offset; both multiples of 8, and inside.
@@ -324,7 +381,7 @@ impl Mapped {
 
 impl Drop for Mapped {
     fn drop(&mut self) {
-        // SAFETY: mapped by `new` with this length, and no reference into it is handed out.
+        // SAFETY: mapped with this length, and no reference into it outlives it.
         unsafe { libc::munmap(self.at.cast_mut().cast(), self.len) };
     }
 }

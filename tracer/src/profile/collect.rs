@@ -280,7 +280,7 @@ mod tests {
         let mut collector = Collector::default();
         let mut pending = spawn(1, 10, "fork", 0);
         pending.latency_ns = None;
-        assert!(collector.push(&Record::Spawn(Box::new(pending))).is_some());
+        assert!(collector.push(&Record::Spawn(pending)).is_some());
         let child = ChildRef { pid: 10, tid: 10, start_time: 10_000 };
         let update = SpawnUpdate {
             time: Time(0),
@@ -290,14 +290,14 @@ mod tests {
             start_delay_ns: None,
         };
         collector.push(&Record::SpawnUpdate(update));
-        collector.push(&Record::Exec(Box::new(exec(10))));
+        collector.push(&Record::Exec(exec(10)));
         // The pid alone is not enough.
         let mut other = exit(10);
         other.start_time = 1;
         other.lifetime_ns = Some(1);
-        collector.push(&Record::Exit(Box::new(other)));
-        assert!(collector.push(&Record::Cow(Box::new(ledger(1, 10, 30, 2)))).is_none());
-        collector.push(&Record::Exit(Box::new(exit(10))));
+        collector.push(&Record::Exit(other));
+        assert!(collector.push(&Record::Cow(ledger(1, 10, 30, 2))).is_none());
+        collector.push(&Record::Exit(exit(10)));
         let found = collector.finish(false);
         let fork = &found.forks[0];
         assert_eq!((fork.latency_ns, fork.child_lived_ns), (Some(7), Some(5_000)));
@@ -316,10 +316,10 @@ mod tests {
         for (mechanism, flags) in
             [("thread", CLONE_VM), ("vfork", CLONE_VM), ("clone", CLONE_VM), ("clone", 0)]
         {
-            collector.push(&Record::Spawn(Box::new(spawn(1, 20, mechanism, flags))));
+            collector.push(&Record::Spawn(spawn(1, 20, mechanism, flags)));
         }
         assert_eq!(collector.count(), 1);
-        assert!(collector.push(&Record::Cow(Box::new(ledger(1, 21, 5, 0)))).is_some());
+        assert!(collector.push(&Record::Cow(ledger(1, 21, 5, 0))).is_some());
         let found = collector.finish(false);
         assert_eq!(found.forks.len(), 2);
         assert_eq!(found.without_copy, [("clone", 1), ("thread", 1), ("vfork", 1)].into());
@@ -333,9 +333,9 @@ mod tests {
             let mut small = spawn(1, child, "fork", 0);
             small.parent.comm = comm("sh");
             small.latency_ns = Some(100_000);
-            collector.push(&Record::Spawn(Box::new(small)));
+            collector.push(&Record::Spawn(small));
         }
-        collector.push(&Record::Spawn(Box::new(spawn(2, 40, "fork", 0))));
+        collector.push(&Record::Spawn(spawn(2, 40, "fork", 0)));
         let found = collector.finish(true);
         assert_eq!((found.forks.len(), found.forkers.len()), (1, 1));
         let others: Vec<_> = found
@@ -351,9 +351,9 @@ mod tests {
         let mut collector = Collector::default();
         let n = MOST_FORKS as u32 + 3;
         for pid in 0..n {
-            collector.push(&Record::Spawn(Box::new(spawn(1, 10 + pid, "fork", 0))));
+            collector.push(&Record::Spawn(spawn(1, 10 + pid, "fork", 0)));
         }
-        collector.push(&Record::Cow(Box::new(ledger(1, 9 + n, 5, 0))));
+        collector.push(&Record::Cow(ledger(1, 9 + n, 5, 0)));
         assert_eq!(collector.count(), u64::from(n));
         let found = collector.finish(false);
         assert_eq!((found.forks.len(), found.left_out), (MOST_FORKS, 3));

@@ -10,18 +10,18 @@ fn number(path: &Path) -> Option<u64> {
 }
 
 /// The value of `key` in lines of `key value`, as in `memory.stat`.
-fn value(text: &str, key: &str) -> Option<u64> {
+pub(crate) fn value(text: &str, key: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.parse().ok())
 }
 
 /// A value of `/proc/meminfo`, bytes.
-fn meminfo(text: &str, key: &str) -> Option<u64> {
+pub(crate) fn meminfo(text: &str, key: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
-    Some(line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? * 1024)
+    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// The lines of `/proc/PID/cgroup` that matter: the v2 path, and that of v1's memory controller.
-fn paths(text: &str) -> (Option<&str>, Option<&str>) {
+pub(crate) fn paths(text: &str) -> (Option<&str>, Option<&str>) {
     let (mut v2, mut v1) = (None, None);
     for line in text.lines() {
         let mut fields = line.splitn(3, ':').skip(1);

@@ -23,6 +23,7 @@ pub fn spawn(parent: u32, child: u32, mechanism: &'static str, flags: u64) -> Sp
         child: Child { pid: child, tid: child, ns_pid: None, start_time: u64::from(child) * 1000 },
         uid: 0,
         cgroup: None,
+        container: None,
         latency_ns: Some(10_000_000),
         blocked_ns: None,
         copy_ns: Some(9_000_000),
@@ -57,6 +58,7 @@ pub fn exec(child: u32) -> Exec {
         mechanism: Some("fork"),
         uid: 0,
         cgroup: None,
+        container: None,
         lossy: false,
     }
 }
@@ -73,6 +75,7 @@ pub fn exit(child: u32) -> Exit {
         argv: None,
         uid: 0,
         cgroup: None,
+        container: None,
         exit_code: Some(0),
         signal: None,
         core_dumped: false,

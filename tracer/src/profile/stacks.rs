@@ -1,6 +1,9 @@
 //! Which code paid: stacks with names, and their folded form.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use forkscope_common::cow::Paid;
 
@@ -9,6 +12,7 @@ use super::{
     symbols::Symbols,
 };
 use crate::{
+    helper::Helper,
     record::profile::{Fork, Stack},
     text::visible,
 };
@@ -67,9 +71,14 @@ impl<'a> Owners<'a> {
 
 /// Stacks with names, most pages first, and what is wrong with them.
 #[must_use]
-pub fn named(paid: &[Raw], forks: &[Fork], images: &[Images]) -> (Vec<Stack>, Vec<String>) {
+pub fn named(
+    paid: &[Raw],
+    forks: &[Fork],
+    images: &[Images],
+    helper: &Arc<Helper>,
+) -> (Vec<Stack>, Vec<String>) {
     let owners = Owners::new(forks, images);
-    let mut symbols = Symbols::default();
+    let mut symbols = Symbols::new(Arc::clone(helper));
     let mut sums: BTreeMap<(String, Vec<String>), Stack> = BTreeMap::new();
     // Pages by the file of the innermost frame: of stacks that break off at once, and of all.
     let mut broken: BTreeMap<String, (u64, u64)> = BTreeMap::new();
@@ -178,7 +187,7 @@ mod tests {
             (paid(7, 0), vec![]),
             (paid(999_999_999, 1), vec![0x1_0020]),
         ];
-        let (stacks, notes) = named(&raw, &[fork], &[images]);
+        let (stacks, notes) = named(&raw, &[fork], &[images], &Helper::in_a_thread());
         assert_eq!(
             folded(&stacks),
             "kid;lib.so+0x2020 9\na:b\\n;[vdso];lib.so+0x2010 7\na:b\\n;lib.so+0x2020 1\n"
@@ -193,7 +202,8 @@ mod tests {
 
     #[test]
     fn without_mappings_nothing_is_claimed() {
-        let (stacks, notes) = named(&[(paid(999_999_999, 3), vec![1, 2])], &[], &[]);
+        let (stacks, notes) =
+            named(&[(paid(999_999_999, 3), vec![1, 2])], &[], &[], &Helper::in_a_thread());
         assert_eq!(folded(&stacks), "[999999999];[unknown];[unknown] 3\n");
         assert!(notes.is_empty());
     }

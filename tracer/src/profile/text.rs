@@ -6,16 +6,16 @@ use super::table;
 use crate::{
     record::{
         Record,
-        profile::{Answer, Forecast, Mapping, Profile, Stack},
+        profile::{Forecast, Mapping, Profile, Stack},
     },
     sink::{Format, text::Layout},
     text::{clip, count, duration, plural, visible},
 };
 
-mod words;
+pub mod words;
 
 pub use self::words::memory;
-use self::words::{curve, headline, headroom, mapping_name, others, range, who};
+use self::words::{copied, cost, curve, headline, headroom, mapping_name, others, stall, who};
 
 /// Columns where it is no terminal.
 const USUAL: usize = 100;
@@ -129,60 +129,14 @@ impl Page {
     }
 
     fn cost(&mut self, profile: &Profile) {
-        let text = match &profile.cost {
-            Answer::Refused { refused } => format!("not told: {refused}"),
-            Answer::Known(cost) => {
-                let of = if cost.against == "rss" { "memory" } else { "page tables" };
-                let (low, high) = (memory(cost.smallest_bytes), memory(cost.largest_bytes));
-                let between = if low == high {
-                    format!("of {low}")
-                } else {
-                    format!("between {low} and {high}")
-                };
-                let line = match cost.r_squared {
-                    Some(r) => {
-                        let sign = if cost.intercept_ms < 0.0 { "−" } else { "+" };
-                        format!(
-                            " {sign} {:.2} ms (linear fit over {} forks {between}, R² {r:.3}, \
-                             residual {:.2} ms)",
-                            cost.intercept_ms.abs(),
-                            cost.forks,
-                            cost.residual_ms
-                        )
-                    }
-                    None => format!(
-                        " (in proportion, over {} forks {between}, residual {:.2} ms)",
-                        cost.forks, cost.residual_ms
-                    ),
-                };
-                format!("{:.2} ms per GiB of {of}{line}", cost.ms_per_gib)
-            }
-        };
-        self.prose("  cost: ", "        ", &text);
+        self.prose("  cost: ", "        ", &cost(&profile.cost));
     }
 
     fn forecast(&mut self, forecast: &Forecast) {
         let head = format!("  at {}: ", memory(forecast.size_bytes));
         let indent = " ".repeat(head.chars().count());
-        let stall = match &forecast.stall {
-            Answer::Known(stall) => format!(
-                "frozen {} ({})",
-                range(&duration(stall.low_ns), &duration(stall.high_ns)),
-                stall.basis
-            ),
-            Answer::Refused { refused } => format!("no forecast of the call: {refused}"),
-        };
-        self.prose(&head, &indent, &stall);
-        let copied = match &forecast.memory {
-            Answer::Known(copied) => format!(
-                "copied {} if it is written to as in these {} forks, at most {}",
-                range(&memory(copied.low_bytes), &memory(copied.high_bytes)),
-                copied.forks,
-                memory(copied.bound_bytes)
-            ),
-            Answer::Refused { refused } => format!("no forecast of what is copied: {refused}"),
-        };
-        self.prose(&indent, &indent, &copied);
+        self.prose(&head, &indent, &stall(forecast));
+        self.prose(&indent, &indent, &copied(forecast));
     }
 
     fn mappings(&mut self, mappings: &[Mapping]) {
@@ -253,7 +207,7 @@ impl Page {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{words::range, *};
     use crate::{
         profile::samples::comm,
         record::{

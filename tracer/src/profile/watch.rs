@@ -3,8 +3,8 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    fs,
-    io::Write as _,
+    fs::{self, File},
+    io::{self, Read as _, Write as _},
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
     sync::{
         Arc,
@@ -17,6 +17,7 @@ use std::{
 
 use super::maps::{self, Images};
 use crate::{
+    helper::Helper,
     procfs,
     record::profile::{HugePages, Process},
     text::{clip, plural, visible},
@@ -88,10 +89,10 @@ impl Watch {
     ///
     /// # Errors
     /// When there can be no thread.
-    pub fn start(whom: Whom, progress: Option<usize>) -> std::io::Result<Self> {
+    pub fn start(whom: Whom, progress: Option<usize>, helper: Arc<Helper>) -> io::Result<Self> {
         let (news, receiver) = mpsc::channel();
         let over = Arc::new(AtomicBool::new(false));
-        let mut watcher = Watcher::new(whom, progress, Arc::clone(&over));
+        let mut watcher = Watcher::new(whom, progress, Arc::clone(&over), helper);
         let thread = std::thread::Builder::new()
             .name("forkscope-watch".into())
             .spawn(move || watcher.run(&receiver))?;
@@ -140,6 +141,8 @@ impl Living {
 }
 
 struct Watcher {
+    /// Who opens what is others'.
+    helper: Arc<Helper>,
     whom: Whom,
     progress: Option<usize>,
     over: Arc<AtomicBool>,
@@ -155,8 +158,14 @@ struct Watcher {
 }
 
 impl Watcher {
-    fn new(whom: Whom, progress: Option<usize>, over: Arc<AtomicBool>) -> Self {
+    fn new(
+        whom: Whom,
+        progress: Option<usize>,
+        over: Arc<AtomicBool>,
+        helper: Arc<Helper>,
+    ) -> Self {
         let mut watcher = Self {
+            helper,
             whom,
             progress,
             over,
@@ -247,7 +256,8 @@ impl Watcher {
     fn read(&mut self, at: usize) {
         self.read_at.insert(at, Instant::now());
         let Some(images) = self.seen.images.get_mut(at) else { return };
-        let Some(text) = read_of(images.process, "maps") else { return };
+        let file = self.helper.maps(images.process.pid);
+        let Some(text) = read_of(images.process, file) else { return };
         let image = maps::parse(&text);
         if !image.is_empty() {
             images.add(images.process.comm, image);
@@ -256,7 +266,8 @@ impl Watcher {
 
     /// The largest process is kept.
     fn search_for_huge_pages(&mut self, process: Process) {
-        let Some(text) = read_of(process, "smaps_rollup") else { return };
+        let file = self.helper.smaps_rollup(process.pid);
+        let Some(text) = read_of(process, file) else { return };
         let (Some(rss_bytes), Some(anonymous_bytes)) =
             (kilobytes(&text, "Rss"), kilobytes(&text, "AnonHugePages"))
         else {
@@ -303,12 +314,12 @@ impl Watcher {
         );
         let line = clip(&line, width.saturating_sub(1));
         // The cursor stays at the line's beginning: what others write begins there.
-        let _ = write!(std::io::stderr(), "{line}\x1b[K\r");
+        let _ = write!(io::stderr(), "{line}\x1b[K\r");
     }
 
     fn clear(&self) {
         if self.progress.is_some() {
-            let _ = write!(std::io::stderr(), "\r\x1b[K");
+            let _ = write!(io::stderr(), "\r\x1b[K");
         }
     }
 
@@ -324,16 +335,17 @@ impl Watcher {
 }
 
 /// A file of a process, if it is this process's.
-fn read_of(process: Process, file: &str) -> Option<String> {
-    let bytes = fs::read(format!("/proc/{}/{file}", process.pid)).ok()?;
+fn read_of(process: Process, file: io::Result<File>) -> Option<String> {
+    let mut bytes = Vec::new();
+    file.and_then(|mut file| file.read_to_end(&mut bytes)).ok()?;
     procfs::comm_of(process.pid, process.start_time)?;
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// A value of `smaps_rollup`, bytes.
-fn kilobytes(text: &str, key: &str) -> Option<u64> {
+pub(crate) fn kilobytes(text: &str, key: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
-    Some(line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? * 1024)
+    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// The choice in brackets.
@@ -369,7 +381,7 @@ mod tests {
         assert!(living.ended());
         assert!(!Living::of(std::process::id()).unwrap().ended());
         let mut watcher =
-            Watcher::new(Whom::Pid(child.id()), None, Arc::new(AtomicBool::new(false)));
+            Watcher::new(Whom::Pid(child.id()), None, Arc::default(), Helper::in_a_thread());
         watcher.step();
         assert!(watcher.over.load(Relaxed));
     }

@@ -92,7 +92,7 @@ impl Ledger {
     /// Pages copied by either side.
     #[must_use]
     pub fn copied(&self) -> u64 {
-        self.parent.copied + self.child.copied
+        self.parent.copied.saturating_add(self.child.copied)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Values inside records, and how they are written.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, cell::Cell, io::Write as _, sync::Arc};
 
 use forkscope_common::{event::COMM_LEN, mechanism};
 use serde::{Serialize, Serializer};
@@ -11,8 +11,44 @@ pub struct Time(pub i64);
 
 impl Serialize for Time {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let moment = jiff::Timestamp::from_nanosecond(i128::from(self.0)).unwrap_or_default();
-        serializer.collect_str(&format_args!("{moment:.9}"))
+        let text = self.text();
+        // Nothing but digits and signs.
+        serializer.serialize_str(std::str::from_utf8(&text).unwrap_or_default())
+    }
+}
+
+thread_local! {
+    /// The second that was written last, and how: records come thousands to a second.
+    static LAST: Cell<(i64, [u8; 19])> = const { Cell::new((0, *b"1970-01-01T00:00:00")) };
+}
+
+impl Time {
+    /// Of an RFC 3339 text; `None` where it is none, or of a year that does not fit.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let moment: jiff::Timestamp = text.parse().ok()?;
+        i64::try_from(moment.as_nanosecond()).ok().map(Self)
+    }
+
+    /// As it is written: RFC 3339, with nanoseconds.
+    fn text(self) -> [u8; 30] {
+        let (second, mut nanos) =
+            (self.0.div_euclid(1_000_000_000), self.0.rem_euclid(1_000_000_000));
+        let (mut last, mut date) = LAST.get();
+        if last != second {
+            // Every year that fits has four digits.
+            let moment = jiff::Timestamp::from_second(second).unwrap_or_default();
+            let _ = write!(&mut date[..], "{}", moment.strftime("%Y-%m-%dT%H:%M:%S"));
+            last = second;
+            LAST.set((last, date));
+        }
+        let mut text = *b"0000-00-00T00:00:00.000000000Z";
+        text[..19].copy_from_slice(&date);
+        for digit in text[20..29].iter_mut().rev() {
+            *digit = b'0' + (nanos % 10) as u8;
+            nanos /= 10;
+        }
+        text
     }
 }
 
@@ -148,3 +184,21 @@ const ERRNOS: [(i32, &str); 37] = names!(
     EBUSY EEXIST ENODEV ENOTDIR EISDIR EINVAL ENFILE EMFILE ETXTBSY EFBIG ENOSPC EROFS EPIPE
     ENAMETOOLONG ENOSYS ELOOP ELIBBAD EUSERS EOPNOTSUPP ETIMEDOUT ESTALE EDQUOT ENOKEY
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_as_the_calendar_has_them() {
+        let of = |ns: i64| {
+            let moment = jiff::Timestamp::from_nanosecond(i128::from(ns)).unwrap();
+            format!("{moment:.9}")
+        };
+        let day = 86_400_000_000_000_i64;
+        let some = (-900..50_000).map(|n| n * day + n * 1_234_567_891 % day);
+        for ns in some.chain([0, -1, 1, i64::MAX, i64::MIN, 951_782_399_999_999_999]) {
+            assert_eq!(std::str::from_utf8(&Time(ns).text()).unwrap(), of(ns), "{ns}");
+        }
+    }
+}

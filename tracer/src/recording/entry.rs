@@ -6,7 +6,10 @@ use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Deserializer, de::Visitor};
 
-use crate::record::{Counters, CowLatency, CurvePoint, LostTotals};
+use crate::{
+    container,
+    record::{Counters, CowLatency, CurvePoint, LostTotals},
+};
 
 /// Text of a line, borrowed from it unless it had to be unescaped.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -58,6 +61,33 @@ pub struct Child {
     pub start_time: u64,
 }
 
+/// [`crate::container::Described`]
+#[derive(Debug, Deserialize)]
+pub struct Container<'a> {
+    #[serde(borrow)]
+    pub runtime: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub id: Text<'a>,
+    #[serde(borrow)]
+    pub pod: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub name: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub image: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub pod_name: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub namespace: Option<Text<'a>>,
+}
+
+impl Container<'_> {
+    /// What people call it, if the record says: in a pod with the pod's name.
+    #[must_use]
+    pub fn label(&self) -> Option<String> {
+        container::label(self.pod_name.as_deref(), self.name.as_deref())
+    }
+}
+
 /// [`crate::record::Spawn`]
 #[derive(Debug, Deserialize)]
 pub struct Spawn<'a> {
@@ -75,6 +105,8 @@ pub struct Spawn<'a> {
     pub uid: Option<u32>,
     #[serde(borrow)]
     pub cgroup: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub container: Option<Container<'a>>,
     pub latency_ns: Option<u64>,
     pub blocked_ns: Option<u64>,
     pub copy_ns: Option<u64>,
@@ -114,6 +146,8 @@ pub struct SpawnFailure<'a> {
     pub uid: Option<u32>,
     #[serde(borrow)]
     pub cgroup: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub container: Option<Container<'a>>,
     #[serde(default)]
     pub lossy: bool,
 }
@@ -148,6 +182,8 @@ pub struct Exec<'a> {
     pub uid: Option<u32>,
     #[serde(borrow)]
     pub cgroup: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub container: Option<Container<'a>>,
     #[serde(default)]
     pub lossy: bool,
 }
@@ -168,6 +204,8 @@ pub struct Exit<'a> {
     pub uid: Option<u32>,
     #[serde(borrow)]
     pub cgroup: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub container: Option<Container<'a>>,
     pub exit_code: Option<u32>,
     #[serde(borrow)]
     pub signal: Option<Text<'a>>,

@@ -10,7 +10,7 @@ use crate::{
     cli::{By, Sort},
     histogram::Sparse,
     record::Distribution,
-    recording::entry::{Exec, Exit, Ledger, Spawn, SpawnFailure, SpawnUpdate},
+    recording::entry::{Container, Exec, Exit, Ledger, Spawn, SpawnFailure, SpawnUpdate},
 };
 
 /// Groups kept at once. When there are more, those with the fewest records are folded into
@@ -51,6 +51,11 @@ pub struct Key {
     pub comm: Option<String>,
     /// Control group.
     pub cgroup: Option<String>,
+    /// Id of the container.
+    pub container: Option<String>,
+    /// What the container is called, if any record says it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container_name: Option<String>,
     /// Memory of the parent.
     pub parent_size: Option<Size>,
 }
@@ -204,10 +209,12 @@ impl Shape for Ran {
 
 /// A table of groups: of spawns, or of programs.
 pub struct Groups {
-    by: [bool; 4],
+    by: [bool; 5],
     cells: Vec<Cell>,
     index: HashMap<Box<[u8]>, u32, RandomState>,
     key: Vec<u8>,
+    /// What containers are called, by id.
+    names: HashMap<Box<str>, Box<str>, RandomState>,
     children: HashMap<(u32, u64), u32, RandomState>,
     oldest: VecDeque<(u32, u64)>,
     most: usize,
@@ -233,10 +240,12 @@ impl Groups {
     #[must_use]
     pub fn new(by: &[By]) -> Self {
         Self {
-            by: [By::Mechanism, By::Comm, By::Cgroup, By::Size].map(|one| by.contains(&one)),
+            by: [By::Mechanism, By::Comm, By::Cgroup, By::Container, By::Size]
+                .map(|one| by.contains(&one)),
             cells: vec![Cell::default()],
             index: HashMap::default(),
             key: Vec::new(),
+            names: HashMap::default(),
             children: HashMap::default(),
             oldest: VecDeque::new(),
             most: MOST,
@@ -254,13 +263,19 @@ impl Groups {
         &mut self,
         mechanism: Option<&str>,
         comm: Option<&str>,
-        cgroup: Option<&str>,
+        (cgroup, container): (Option<&str>, Option<&Container<'_>>),
         rss: Option<u64>,
     ) -> u32 {
         // 0xff and 0xfe are no part of any UTF-8: no two groups have the same key.
         self.key.clear();
-        let [by_mechanism, by_comm, by_cgroup, by_size] = self.by;
-        for (wanted, text) in [(by_mechanism, mechanism), (by_comm, comm), (by_cgroup, cgroup)] {
+        let [by_mechanism, by_comm, by_cgroup, by_container, by_size] = self.by;
+        if let Some(container) = container.filter(|_| by_container) {
+            self.name(container);
+        }
+        let id = container.map(|container| &*container.id);
+        for (wanted, text) in
+            [(by_mechanism, mechanism), (by_comm, comm), (by_cgroup, cgroup), (by_container, id)]
+        {
             match text.filter(|_| wanted) {
                 Some(text) => self.key.extend(text.as_bytes()),
                 None => self.key.push(0xfe),
@@ -279,6 +294,14 @@ impl Groups {
         self.cells.push(Cell { records: 1, ..Cell::default() });
         self.index.insert(self.key.clone().into_boxed_slice(), cell);
         cell
+    }
+
+    /// Keeps what a container is called; its first records may not say it.
+    fn name(&mut self, container: &Container<'_>) {
+        let Some(name) = container.label() else { return };
+        if !self.names.contains_key(&*container.id) && self.names.len() < self.most {
+            self.names.insert((*container.id).into(), name.into());
+        }
     }
 
     /// Folds the smaller half into the others.
@@ -322,7 +345,7 @@ impl Groups {
 
     /// Takes a spawn.
     pub fn spawn(&mut self, spawn: &Spawn<'_>) {
-        let cgroup = spawn.cgroup.as_deref();
+        let cgroup = (spawn.cgroup.as_deref(), spawn.container.as_ref());
         let (mechanism, comm) = (Some(&*spawn.mechanism), Some(&*spawn.parent.comm));
         let index = self.cell(mechanism, comm, cgroup, spawn.parent_rss_bytes);
         self.remember((spawn.child.tid, spawn.child.start_time), index);
@@ -347,14 +370,16 @@ impl Groups {
 
     /// Takes a creating call that failed.
     pub fn spawn_failure(&mut self, failure: &SpawnFailure<'_>) {
-        let cell = self.cell(None, Some(&failure.parent.comm), failure.cgroup.as_deref(), None);
+        let cgroup = (failure.cgroup.as_deref(), failure.container.as_ref());
+        let cell = self.cell(None, Some(&failure.parent.comm), cgroup, None);
         self.cells[cell as usize].counts.spawn_failures += 1;
     }
 
     /// Takes an exec.
     pub fn exec(&mut self, exec: &Exec<'_>) {
         let mechanism = exec.mechanism.as_deref();
-        let index = self.cell(mechanism, Some(&exec.comm), exec.cgroup.as_deref(), None);
+        let cgroup = (exec.cgroup.as_deref(), exec.container.as_ref());
+        let index = self.cell(mechanism, Some(&exec.comm), cgroup, None);
         let cell = &mut self.cells[index as usize];
         if exec.errno.is_some() {
             cell.counts.exec_failures += 1;
@@ -372,7 +397,8 @@ impl Groups {
     /// Takes an end.
     pub fn exit(&mut self, exit: &Exit<'_>) {
         let mechanism = exit.mechanism.as_deref();
-        let index = self.cell(mechanism, Some(&exit.comm), exit.cgroup.as_deref(), None);
+        let cgroup = (exit.cgroup.as_deref(), exit.container.as_ref());
+        let index = self.cell(mechanism, Some(&exit.comm), cgroup, None);
         let cell = &mut self.cells[index as usize];
         cell.counts.exits += 1;
         if let (true, Some(ns)) = (exit.group_dead, exit.lifetime_ns) {
@@ -384,7 +410,7 @@ impl Groups {
     pub fn cow(&mut self, cow: &Ledger<'_>) {
         let index = match self.children.get(&(cow.child.pid, cow.child.start_time)) {
             Some(&index) => index,
-            None => self.cell(None, Some(&cow.parent.comm), None, None),
+            None => self.cell(None, Some(&cow.parent.comm), (None, None), None),
         };
         let counts = &mut self.cells[index as usize].counts;
         for side in [&cow.parent, &cow.child] {
@@ -420,7 +446,12 @@ impl Groups {
         }
         let groups = order
             .iter()
-            .map(|(key, cell)| T::of(&self.cells[*cell as usize], Some(read_key(key))))
+            .map(|(key, cell)| {
+                let mut key = read_key(key);
+                let name = key.container.as_deref().and_then(|id| self.names.get(id));
+                key.container_name = name.map(|name| name.to_string());
+                T::of(&self.cells[*cell as usize], Some(key))
+            })
             .collect();
         Shown {
             groups,
@@ -432,15 +463,15 @@ impl Groups {
 }
 
 fn read_key(bytes: &[u8]) -> Key {
-    let mut parts = bytes.splitn(4, |&b| b == 0xff);
+    let mut parts = bytes.splitn(5, |&b| b == 0xff);
     let mut text = || {
         let part = parts.next().unwrap_or_default();
         (part != [0xfe]).then(|| String::from_utf8_lossy(part).into_owned())
     };
-    let (mechanism, comm, cgroup) = (text(), text(), text());
+    let (mechanism, comm, cgroup, container) = (text(), text(), text(), text());
     let class = parts.next().and_then(|part| part.first().copied());
     let parent_size = class.filter(|&class| class != 0xfe).map(Size::of_class);
-    Key { mechanism, comm, cgroup, parent_size }
+    Key { mechanism, comm, cgroup, container, container_name: None, parent_size }
 }
 
 #[cfg(test)]

@@ -40,7 +40,8 @@ fn plus(sum: &mut Option<u64>, more: Option<u64>) {
     }
 }
 
-fn merge_counters(sum: &mut Counters, more: &Counters) {
+/// Adds where there is something to add.
+pub fn merge_counters(sum: &mut Counters, more: &Counters) {
     if let Some(more) = &more.spawns {
         let spawns = sum.spawns.get_or_insert_default();
         for (name, n) in more {
@@ -289,7 +290,7 @@ impl Open {
         let known = |measurement: &str, n: u64| {
             (n > 0 || self.measured.iter().any(|one| one == measurement)).then_some(n)
         };
-        let spawned: u64 = totals.spawns.values().sum();
+        let spawned: u64 = totals.spawns.values().fold(0, |sum, &n| sum.saturating_add(n));
         let spawns = known("spawn", spawned).map(|_| {
             let none = Mechanism::ALL.into_iter().map(|one| (one.name().into(), 0));
             let mut spawns: BTreeMap<Cow<'static, str>, u64> = none.collect();
@@ -302,7 +303,7 @@ impl Open {
             execs: known("exec", totals.execs),
             exec_failures: known("exec_latency", totals.exec_failures),
             exits: known("exit", totals.exits),
-            cow_faults: known("cow", totals.cow_copied + totals.cow_reused),
+            cow_faults: known("cow", totals.cow_copied.saturating_add(totals.cow_reused)),
             cow_copied: known("cow", totals.cow_copied),
             cow_reused: known("cow", totals.cow_reused),
         }

@@ -8,6 +8,7 @@ use super::{
     merge::Source,
 };
 use crate::{
+    container::short,
     record::Distribution,
     sink::text::{Layout, summary},
     text::{bytes, clip, count, duration, fit, plural, visible},
@@ -146,8 +147,15 @@ impl Table<'_> {
             let _ = write!(name, "{size:>9}");
         }
         let _ = write!(self.out, "{}{figures}", fit(&name, 37));
+        if self.by.contains(&"container") && !self.by.contains(&"cgroup") {
+            let container = container(key).unwrap_or_else(|| "–".into());
+            let _ = write!(self.out, "  {}", clip(&container, 40));
+        }
         if self.cgroups && self.by.contains(&"cgroup") {
-            let cgroup = or_unknown(&key.cgroup);
+            let mut cgroup = or_unknown(&key.cgroup);
+            if let Some(container) = container(key) {
+                cgroup = format!("{container}  {cgroup}");
+            }
             if self.narrow() {
                 let width = self.layout.width.unwrap_or(80);
                 let _ = write!(self.out, "\n  in {}", clip(&cgroup, width.saturating_sub(5)));
@@ -228,6 +236,12 @@ impl Table<'_> {
             self.others(other.groups, other.folded_below, &figures(&other.sum));
         }
     }
+}
+
+/// What the container of a row is called.
+fn container(key: &Key) -> Option<String> {
+    let name = key.container_name.clone().or_else(|| Some(short(key.container.as_deref()?)));
+    name.map(|name| visible(&name))
 }
 
 fn times(distribution: Option<&Distribution>, of: fn(&Distribution) -> [u64; 3]) -> String {

@@ -66,7 +66,7 @@ impl Consumer for Counter {
         false
     }
 
-    fn see(&mut self, event: &Event) {
+    fn see(&mut self, event: &Event<'_>) {
         self.counts.see(event);
     }
 

@@ -149,7 +149,7 @@ impl Counts {
     }
 
     /// Takes in an event.
-    pub fn see(&mut self, event: &Event) {
+    pub fn see(&mut self, event: &Event<'_>) {
         match event {
             Event::Spawn(spawn) => {
                 let mechanism = usize::from(spawn.mechanism);
@@ -293,7 +293,7 @@ mod tests {
 
     use super::*;
 
-    fn spawn(mechanism: u8) -> Event {
+    fn spawn(mechanism: u8) -> Event<'static> {
         Event::Spawn(Spawn { mechanism, parent_comm: [b'x'; 16], ..Spawn::default() })
     }
 

@@ -9,12 +9,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use super::model::Family;
 
 /// How long an answer may take before the last one has to do.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Pages that are watched at once.
+const WATCHERS: usize = 8;
 
 /// What was known at a moment.
 pub struct Snapshot {
@@ -32,6 +35,8 @@ pub struct Desk {
     pub bell: Arc<Notify>,
     /// Rung when the web server is to stop.
     pub quit: Notify,
+    /// Room for who watches.
+    pub watchers: Arc<Semaphore>,
     stopping: AtomicBool,
     published: watch::Sender<Option<Arc<Snapshot>>>,
     /// When the session's loop last came by.
@@ -45,6 +50,7 @@ impl Desk {
         Self {
             bell: Arc::new(Notify::new()),
             quit: Notify::new(),
+            watchers: Arc::new(Semaphore::new(WATCHERS)),
             stopping: AtomicBool::new(false),
             published: watch::Sender::new(None),
             alive: Mutex::new(Instant::now()),

@@ -1,25 +1,34 @@
 //! The web server: a thread of its own, and bounds on what a client can make it do.
 
 use std::{
-    collections::VecDeque, convert::Infallible, io, net::SocketAddr, sync::Arc, thread,
+    collections::VecDeque,
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    thread,
     time::Duration,
 };
 
 use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
-    body::{Bytes, Incoming},
-    header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderValue, VARY},
+    body::{Body, Bytes, Frame, Incoming, SizeHint},
+    header::{ACCEPT, ALLOW, CONTENT_TYPE, HOST, HeaderValue, VARY},
     server::conn::http1,
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+    sync::mpsc,
     task::JoinHandle,
 };
 
-use super::{accept::Format, desk::Desk, health, proto, texts};
+use super::{accept::Format, desk::Desk, health, live, proto, texts};
 use crate::failure::{Failure, Why};
 
 /// Connections at once; one more ends the oldest.
@@ -101,7 +110,8 @@ async fn answer_all(listener: TcpListener, desk: Arc<Desk>) {
     }
 }
 
-async fn answer(stream: TcpStream, desk: Arc<Desk>) {
+/// Answers one connection.
+pub(crate) async fn answer<S: AsyncRead + AsyncWrite + Unpin>(stream: S, desk: Arc<Desk>) {
     let service = service_fn(move |request: Request<Incoming>| {
         let desk = Arc::clone(&desk);
         async move { Ok::<_, Infallible>(respond(&request, &desk).await) }
@@ -114,17 +124,76 @@ async fn answer(stream: TcpStream, desk: Arc<Desk>) {
         .await;
 }
 
-type Answer = Response<Full<Bytes>>;
+/// What is answered.
+pub type Answer = Response<Content>;
 
-async fn respond(request: &Request<Incoming>, desk: &Desk) -> Answer {
+/// The body of an answer.
+pub enum Content {
+    /// All of it.
+    Whole(Full<Bytes>),
+    /// As it comes.
+    Events(mpsc::Receiver<Bytes>),
+}
+
+impl<T: Into<Bytes>> From<T> for Content {
+    fn from(whole: T) -> Self {
+        Self::Whole(Full::new(whole.into()))
+    }
+}
+
+impl Body for Content {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match self.get_mut() {
+            Self::Whole(whole) => Pin::new(whole).poll_frame(context),
+            Self::Events(events) => {
+                events.poll_recv(context).map(|event| event.map(|event| Ok(Frame::data(event))))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, Self::Whole(whole) if whole.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(whole) => whole.size_hint(),
+            Self::Events(_) => SizeHint::default(),
+        }
+    }
+}
+
+/// Whether this is a browser that shows pages.
+fn is_browser(request: &Request<Incoming>) -> bool {
+    let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok());
+    accept.is_some_and(|accept| accept.contains("text/html"))
+}
+
+async fn respond(request: &Request<Incoming>, desk: &Arc<Desk>) -> Answer {
     let path = request.uri().path();
-    if !matches!(path, "/" | "/metrics" | "/healthz") {
+    if !matches!(path, "/" | "/events" | "/metrics" | "/healthz") {
         return plain(StatusCode::NOT_FOUND, "not found; there are /metrics and /healthz\n".into());
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut answer = plain(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n".into());
         answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return answer;
+    }
+    let page = path == "/" && is_browser(request);
+    if page || path == "/events" {
+        let host = request.headers().get(HOST).and_then(|value| value.to_str().ok());
+        return match (live::is_ours(host), page) {
+            (false, _) => live::refused(),
+            (true, true) => live::page(),
+            (true, false) if *request.method() == Method::GET => live::events(desk),
+            (true, false) => plain(StatusCode::OK, String::new()),
+        };
     }
     match path {
         "/metrics" => metrics(request, desk).await,
@@ -141,6 +210,7 @@ async fn respond(request: &Request<Incoming>, desk: &Desk) -> Answer {
             StatusCode::OK,
             format!(
                 "forkscope {}: what fork, vfork, clone and exec really cost\n\n\
+                 /         with a browser: a page that shows what happens now\n\
                  /metrics  for Prometheus: text, OpenMetrics, or protobuf with native histograms\n\
                  /healthz  200 while nothing is lost and everything is attached, else why not\n",
                 env!("CARGO_PKG_VERSION")
@@ -168,14 +238,16 @@ async fn metrics(request: &Request<Incoming>, desk: &Desk) -> Answer {
         },
         Format::Classic => texts::classic(&snapshot.families).into(),
     };
-    let mut answer = Response::new(Full::new(body));
+    let body: Bytes = body;
+    let mut answer = Response::new(Content::from(body));
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
     answer.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
     answer
 }
 
-fn plain(status: StatusCode, text: String) -> Answer {
-    let mut answer = Response::new(Full::new(text.into()));
+/// A few words.
+pub fn plain(status: StatusCode, text: String) -> Answer {
+    let mut answer = Response::new(Content::from(text));
     *answer.status_mut() = status;
     answer
         .headers_mut()

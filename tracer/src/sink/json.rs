@@ -3,16 +3,22 @@
 use super::Format;
 use crate::record::Record;
 
+mod plain;
+
 /// Schema 1.
 pub struct Json;
 
 impl Format for Json {
     fn record(&mut self, record: &Record, out: &mut Vec<u8>) {
         let start = out.len();
-        // Every key is text and every value plain, so this cannot fail.
-        if serde_json::to_writer(&mut *out, record).is_err() {
+        let rare = matches!(record, Record::Header(_) | Record::Summary(_) | Record::Profile(_));
+        if rare || !plain::write(record, out) {
             out.truncate(start);
-            return;
+            // Every key is text and every value plain, so this cannot fail.
+            if serde_json::to_writer(&mut *out, record).is_err() {
+                out.truncate(start);
+                return;
+            }
         }
         out.push(b'\n');
     }

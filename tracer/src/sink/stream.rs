@@ -4,6 +4,7 @@
 use std::{
     fs::{self, File},
     io::{self, Seek as _, Write as _},
+    os::fd::AsRawFd as _,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -14,6 +15,10 @@ use crate::failure::Failure;
 /// What is compressed may wait so long, or be so much, before it goes to the file: as much is
 /// lost with the program.
 const SETTLE: (Duration, usize) = (Duration::from_millis(100), 1 << 20);
+
+/// After so many bytes their way to the disk begins. Left to the kernel they would pile up, until
+/// it makes the writer wait for seconds in a row, which is more than its queue can take.
+const BEGIN: u64 = 8 << 20;
 
 /// When a file is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,6 +34,8 @@ pub struct Stream {
     form: Form,
     /// Bytes in the file that end with a whole line.
     whole: u64,
+    /// Bytes whose way to the disk has begun.
+    begun: u64,
     /// It failed: what the compression still holds must not land behind the cut.
     failed: bool,
 }
@@ -57,7 +64,7 @@ impl Stream {
             }
             other => Form::Plain(other),
         };
-        Ok(Self { form, whole: 0, failed: false })
+        Ok(Self { form, whole: 0, begun: 0, failed: false })
     }
 
     /// Bytes in the file so far.
@@ -66,13 +73,23 @@ impl Stream {
         self.whole
     }
 
+    /// Whether the compression may hold something back.
+    #[must_use]
+    pub fn holds_back(&self) -> bool {
+        matches!(self.form, Form::Compressed { waiting, .. } if waiting > 0)
+    }
+
     /// Writes whole lines.
     ///
     /// # Errors
     /// When not all could be written; a file then ends with a whole line.
     pub fn write(&mut self, lines: &[u8]) -> io::Result<()> {
         match &mut self.form {
-            Form::Plain(target) => write_plain(target, lines, &mut self.whole),
+            Form::Plain(target) => {
+                write_plain(target, lines, &mut self.whole)?;
+                self.begin_writeback();
+                Ok(())
+            }
             Form::Compressed { encoder, waiting, .. } => {
                 *waiting += lines.len();
                 let written = encoder.write_all(lines);
@@ -80,6 +97,26 @@ impl Stream {
                 self.settle(false)
             }
         }
+    }
+
+    /// Begins to bring to the disk what has been written, and waits for none of it.
+    fn begin_writeback(&mut self) {
+        let Form::Plain(Target::File(file, _)) = &self.form else { return };
+        let new = self.whole.saturating_sub(self.begun);
+        if new < BEGIN {
+            return;
+        }
+        // What is no regular file refuses, and needs it not.
+        // SAFETY: no pointers; the descriptor is open.
+        unsafe {
+            libc::sync_file_range(
+                file.as_raw_fd(),
+                self.begun as libc::off64_t,
+                new as libc::off64_t,
+                libc::SYNC_FILE_RANGE_WRITE,
+            )
+        };
+        self.begun = self.whole;
     }
 
     /// Lets what the compression holds back go to the file, when it is due, or now.

@@ -10,6 +10,7 @@ use jiff::tz::TimeZone;
 
 use super::Format;
 use crate::{
+    container::Described,
     record::{Argv, CowFault, Exec, Exit, Ledger, Record, Spawn, SpawnFailure, Summary, Time},
     text::{bytes, clip, count, duration, fit, visible},
 };
@@ -138,8 +139,24 @@ impl Text {
         }
     }
 
+    /// Where it happened, before what happened: the container, and the pid that the process has
+    /// there. A narrow terminal has no room for it.
+    fn within(&self, container: Option<&Described>, ns_pid: Option<u32>) -> String {
+        let name = container.map(|container| visible(&container.label()));
+        match (name, ns_pid) {
+            _ if self.layout.narrow() => String::new(),
+            (None, None) => String::new(),
+            (Some(name), None) => format!("[{name}] "),
+            (Some(name), Some(pid)) => format!("[{name} pid {pid}] "),
+            (None, Some(pid)) => format!("[pid {pid}] "),
+        }
+    }
+
     fn spawn(&self, spawn: &Spawn, exec: Option<&Exec>, out: &mut Vec<u8>) {
         let to_exec = exec.and_then(|exec| exec.since_spawn_ns);
+        // A container's first process is made outside.
+        let container = exec.and_then(|exec| exec.container.as_ref()).or(spawn.container.as_ref());
+        let within = self.within(container.map(AsRef::as_ref), spawn.child.ns_pid);
         let what = match exec {
             Some(exec) => command(exec.argv.as_ref(), exec),
             None if spawn.mechanism == "thread" => String::new(),
@@ -167,7 +184,7 @@ impl Text {
                 child,
                 call: spawn.latency_ns.map_or_else(|| "–".into(), duration),
                 to_exec: to_exec.map_or_else(|| "–".into(), duration),
-                what,
+                what: within + &what,
                 bad: false,
             },
             out,
@@ -208,14 +225,16 @@ impl Text {
         }
         let tried = if tries > 1 { format!(" ({tries} places)") } else { String::new() };
         let failed = exec.errno.as_deref();
-        let what = match failed {
-            Some(errno) => {
-                let name =
-                    exec.filename.as_ref().map_or_else(|| "?".into(), |n| visible(&n.text()));
-                format!("{name}: {errno}{tried}")
-            }
-            None => command(exec.argv.as_ref(), exec),
-        };
+        let within = self.within(exec.container.as_deref(), None);
+        let what = within
+            + &match failed {
+                Some(errno) => {
+                    let name =
+                        exec.filename.as_ref().map_or_else(|| "?".into(), |n| visible(&n.text()));
+                    format!("{name}: {errno}{tried}")
+                }
+                None => command(exec.argv.as_ref(), exec),
+            };
         self.line(
             &Line {
                 time: exec.time,
@@ -233,6 +252,7 @@ impl Text {
 
     fn failure(&self, failure: &SpawnFailure, out: &mut Vec<u8>) {
         let call = failure.syscall.unwrap_or("call");
+        let within = self.within(failure.container.as_deref(), None);
         self.line(
             &Line {
                 time: failure.time,
@@ -241,7 +261,7 @@ impl Text {
                 child: String::new(),
                 call: String::new(),
                 to_exec: String::new(),
-                what: format!("{call}: {}", failure.errno),
+                what: format!("{within}{call}: {}", failure.errno),
                 bad: true,
             },
             out,
@@ -258,6 +278,7 @@ impl Text {
             (None, code) => format!("exit {}", code.unwrap_or(0)),
         };
         let lived = exit.lifetime_ns.map(|ns| format!("lived {}  ", duration(ns)));
+        let within = self.within(exit.container.as_deref(), None);
         let core = if exit.core_dumped { "core dumped  " } else { "" };
         let command = exit.argv.as_ref().map_or_else(String::new, |argv| joined(argv.iter()));
         self.line(
@@ -268,7 +289,7 @@ impl Text {
                 child: String::new(),
                 call: String::new(),
                 to_exec: String::new(),
-                what: format!("{}{core}{command}", lived.unwrap_or_default()),
+                what: format!("{within}{}{core}{command}", lived.unwrap_or_default()),
                 bad: true,
             },
             out,
@@ -279,11 +300,11 @@ impl Text {
     fn cow(&mut self, cow: &Ledger, out: &mut Vec<u8>) {
         /// Pages that either side wrote: a quarter of a megabyte.
         const WORTH_A_LINE: u64 = 64;
-        if cow.parent.faults + cow.child.faults < WORTH_A_LINE {
+        if cow.parent.faults.saturating_add(cow.child.faults) < WORTH_A_LINE {
             return;
         }
         self.show_waiting(cow.child.pid, cow.child.start_time, out);
-        let size = bytes(cow.parent.copied_bytes + cow.child.copied_bytes);
+        let size = bytes(cow.parent.copied_bytes.saturating_add(cow.child.copied_bytes));
         let mut what = if self.layout.narrow() {
             format!("{size} copied")
         } else {
@@ -292,7 +313,11 @@ impl Text {
         // Of a side with a few faults, none may have been timed.
         let stalls = [cow.parent.stall_ns, cow.child.stall_ns];
         if stalls.iter().any(Option::is_some) {
-            let _ = write!(what, " · stalled {}", duration(stalls.iter().flatten().sum()));
+            let _ = write!(
+                what,
+                " · stalled {}",
+                duration(stalls.iter().flatten().fold(0, |sum, &ns| sum.saturating_add(ns)))
+            );
         }
         if cow.parent.copied > 0 && cow.child.copied > 0 {
             let _ = write!(what, " · {} by the child", count(cow.child.copied));
@@ -452,7 +477,10 @@ impl Format for Text {
                 self.show_waiting(spawn.parent.tid, spawn.parent.start_time, out);
                 let may_exec = spawn.child.tid == spawn.child.pid && spawn.mechanism != "kthread";
                 if may_exec {
-                    self.waiting.push_back(Waiting { spawn: spawn.clone(), since: Instant::now() });
+                    self.waiting.push_back(Waiting {
+                        spawn: Box::new(spawn.clone()),
+                        since: Instant::now(),
+                    });
                     self.give_up(false, out);
                 } else {
                     self.spawn(spawn, None, out);
@@ -485,5 +513,9 @@ impl Format for Text {
 
     fn idle(&mut self, out: &mut Vec<u8>) {
         self.give_up(false, out);
+    }
+
+    fn holds_back(&self) -> bool {
+        !self.waiting.is_empty() || !self.searching.is_empty()
     }
 }

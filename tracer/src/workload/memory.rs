@@ -304,8 +304,8 @@ pub fn page_size() -> usize {
     usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
 }
 
-/// Memory that a fork shares and never copies, of zeros: for what parent and child tell each
-/// other, and for what must not itself be copied on write.
+/// Memory that a fork shares and never copies, of zeros, all of it present: for what parent and
+/// child tell each other, and for what must not itself be copied on write.
 pub(super) struct Common {
     start: *mut u8,
     len: usize,
@@ -322,7 +322,7 @@ impl Common {
         // SAFETY: a new anonymous mapping at an address of the kernel's choice touches nothing.
         let start = unsafe {
             let access = libc::PROT_READ | libc::PROT_WRITE;
-            let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+            let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_POPULATE;
             libc::mmap(ptr::null_mut(), len, access, flags, -1, 0)
         };
         if start == libc::MAP_FAILED {

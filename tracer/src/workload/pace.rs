@@ -144,10 +144,15 @@ impl Pace {
     /// To the next arrival.
     fn advance(&self, state: &mut State, rate: f64) {
         state.arrived = state.arrives;
-        state.arrives += match self.load.arrival {
-            Arrival::Constant => 1.0 / rate,
-            Arrival::Poisson => -(1.0 - state.random.unit()).ln() / rate,
-        };
+        state.arrives += gap(self.load.arrival, &mut state.random, 1.0 / rate);
+    }
+}
+
+/// From one arrival to the next, in the unit of the mean.
+pub(super) fn gap(arrival: Arrival, random: &mut SplitMix, mean: f64) -> f64 {
+    match arrival {
+        Arrival::Constant => mean,
+        Arrival::Poisson => -mean * (1.0 - random.unit()).ln(),
     }
 }
 

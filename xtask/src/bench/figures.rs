@@ -1,4 +1,4 @@
-//! From times to a ratio with its interval.
+//! From times to medians with their intervals.
 
 /// What steadies a run: low enough to be free of interruptions, not the luckiest.
 const PERCENTILE: f64 = 0.20;
@@ -25,25 +25,33 @@ pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     }
 }
 
-/// The median of the pairs' ratios, and between which of them its true value lies.
+/// The median of values, and between which of them its true one lies.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Ratio {
+pub struct Estimate {
     pub median: f64,
     pub low: f64,
     pub high: f64,
 }
 
-impl Ratio {
-    /// Of pairs (bare, traced); there is at least one.
-    pub fn of(pairs: &[(f64, f64)]) -> Self {
-        let mut ratios: Vec<_> = pairs.iter().map(|(bare, traced)| traced / bare).collect();
-        ratios.sort_by(f64::total_cmp);
-        let (rank, _) = interval(ratios.len());
-        Self {
-            median: median(ratios.iter().copied()),
-            low: ratios[rank - 1],
-            high: ratios[ratios.len() - rank],
+impl Estimate {
+    /// None of none.
+    pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
+        let mut values: Vec<_> = values.into_iter().collect();
+        if values.is_empty() {
+            return None;
         }
+        values.sort_by(f64::total_cmp);
+        let (rank, _) = interval(values.len());
+        Some(Self {
+            median: median(values.iter().copied()),
+            low: values[rank - 1],
+            high: values[values.len() - rank],
+        })
+    }
+
+    /// Of something that was measured as a whole: there is no interval.
+    pub fn exactly(value: f64) -> Self {
+        Self { median: value, low: value, high: value }
     }
 }
 
@@ -94,11 +102,11 @@ mod tests {
     }
 
     #[test]
-    fn a_ratio_is_of_pairs() {
-        // The machine slowed down between pairs, not within them.
-        let pairs = [(1.0, 1.1), (10.0, 11.0), (2.0, 2.4), (4.0, 4.0), (3.0, 3.3)];
-        let Ratio { median, low, high } = Ratio::of(&pairs);
-        assert!((median - 1.1).abs() < 1e-9);
-        assert_eq!((low, high), (1.0, 1.2));
+    fn an_estimate_is_a_median_with_its_interval() {
+        let estimate = Estimate::of([1.1, 1.1, 1.2, 1.0, 1.1]).unwrap();
+        assert_eq!(estimate, Estimate { median: 1.1, low: 1.0, high: 1.2 });
+        let fifteen = Estimate::of((1..=15).map(f64::from)).unwrap();
+        assert_eq!(fifteen, Estimate { median: 8.0, low: 4.0, high: 12.0 });
+        assert_eq!(Estimate::of([]), None);
     }
 }

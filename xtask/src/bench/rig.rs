@@ -1,247 +1,236 @@
-//! The loop that is measured and the tracer beside it, each on CPUs of its own.
+//! Workloads and the tracer beside them, each on CPUs of its own as far as there are.
 
 use std::{
-    fs::{self, File},
-    io::Read as _,
+    fs,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
-use serde_json::Value;
+use anyhow::{Context as _, Result, anyhow, bail};
 
 use super::{
     figures,
-    tracers::{Seen, Tracer},
+    process::Started,
+    project::{self, Project},
+    redis,
+    tracers::{Place, Tracer},
+    tracing::Tracing,
+    workloads::{self, LOOPS, Sample, Workload},
 };
 use crate::apt;
 
-/// Of the COW loop; so many that neither a fork nor its copy of page tables shows.
-const PAGES: &str = "10000";
 /// What a loop, and the end of a tracer, may take at most.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// What a tracer may take to attach.
-const START: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 /// So that what a tracer's start and end leave to the kernel is done.
-pub const SETTLE: Duration = Duration::from_millis(200);
-
-/// A loop of tests/programs/loops.c.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Loop {
-    /// A page written after a fork.
-    Cow,
-    /// fork, exec of a small static program, wait.
-    Exec,
-}
-
-/// One run of it.
-pub struct Run {
-    pub what: Loop,
-    /// Of an iteration; see [`figures::run_time`].
-    pub ns: f64,
-    pub forks: u64,
-    /// Written while shared.
-    pub pages: u64,
-}
-
-impl Loop {
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Cow => "COW, a page",
-            Self::Exec => "fork+exec+wait",
-        }
-    }
-
-    fn words(self, cpu: &str) -> Vec<&str> {
-        match self {
-            Self::Cow => vec!["cow", cpu, "40", PAGES],
-            Self::Exec => vec!["exec", cpu, "1500"],
-        }
-    }
-}
+pub const SETTLE: Duration = Duration::from_millis(100);
+/// How long the probe of readiness goes on.
+const PROBE_MS: u32 = 40;
 
 /// Where all of it happens; the folder goes with it.
 pub struct Rig {
     pub forkscope: PathBuf,
     pub dir: PathBuf,
-    /// The loops, under a name that no other process has.
-    program: PathBuf,
-    /// Where the loop runs, and where the tracers may; none on a single CPU.
+    id: u32,
+    /// Where the loops run, and where the tracers may; none on a single CPU.
     pub cpus: Option<(String, String)>,
+    /// What a loop lasts.
+    ms: u32,
+    /// Builds in a run.
+    builds: usize,
+    project: Result<Project>,
+    server: Result<redis::Server>,
+}
+
+/// What stands beside a workload.
+pub enum Beside<'a> {
+    Nothing,
+    /// It was started before.
+    Tracing,
+    /// It is started with the workload: what it is, and where it writes.
+    Around(Tracer, &'a Path),
+}
+
+/// A workload that has ended, and of a tracer around it, its processor time and peak.
+pub struct Ended {
+    pub sample: Sample,
+    pub around: Option<(Option<f64>, Option<u64>)>,
 }
 
 impl Rig {
-    pub fn new(root: &Path, forkscope: PathBuf) -> Result<Self> {
+    /// Compiles and starts what these workloads need; without a compiler there is nothing to run.
+    pub fn new(root: &Path, forkscope: PathBuf, of: &[Workload], quick: bool) -> Result<Self> {
         let id = std::process::id();
         let dir = std::env::temp_dir().join(format!("forkscope-bench-{id}"));
         fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
-        let program = dir.join(format!("loops-{id}"));
-        let rig = Self { forkscope, dir, program, cpus: cpus() };
+        let not_asked = || anyhow!("not asked for");
+        let mut rig = Self {
+            forkscope,
+            dir,
+            id,
+            cpus: cpus(),
+            ms: if quick { 150 } else { 250 },
+            builds: if quick { 1 } else { 2 },
+            project: Err(not_asked()),
+            server: Err(not_asked()),
+        };
         if !apt::has("gcc") {
             bail!("no gcc, which compiles the measured loops: install it");
         }
+        let program = rig.dir.join("loops");
         let mut gcc = Command::new("gcc");
-        gcc.args(["-O2", "-Wall", "-Wextra", "-static", "-o"])
-            .arg(&rig.program)
+        gcc.args(["-O2", "-Wall", "-Wextra", "-static", "-pthread", "-o"])
+            .arg(&program)
             .arg(root.join("tests/programs/loops.c"));
         if !gcc.status()?.success() {
             bail!("gcc could not compile tests/programs/loops.c: install libc6-dev");
         }
+        // Each under a name that no other process has.
+        for name in LOOPS.map(|what| what.comm(id)).into_iter().chain([rig.probe()]) {
+            fs::copy(&program, rig.dir.join(name))?;
+        }
+        if of.contains(&Workload::Make) {
+            rig.project = match project::missing() {
+                Some(program) => Err(anyhow!("no {program}: install it")),
+                None => Project::new(rig.dir.join("project")),
+            };
+        }
+        if of.contains(&Workload::Redis) {
+            let dir = rig.dir.join("redis");
+            rig.server = redis::provide().and_then(|()| redis::Server::new(dir));
+        }
         Ok(rig)
     }
 
-    /// The loops' name, as the kernel has it.
-    pub fn comm(&self) -> String {
-        self.program.file_name().unwrap_or_default().to_string_lossy().into_owned()
-    }
-
-    /// Runs a loop to its end.
-    pub fn run(&self, what: Loop) -> Result<Run> {
-        let cpu = self.cpus.as_ref().map_or("-1", |(own, _)| own);
-        let mut command = Command::new(&self.program);
-        command.args(what.words(cpu));
-        let out = Started::new(command, &self.dir.join("loop"))?.finish(PATIENCE)?;
-        let line: Value = serde_json::from_str(&out).context("the loop's own report")?;
-        let times: Vec<_> =
-            line["times"].as_array().into_iter().flatten().filter_map(Value::as_f64).collect();
-        let count = |key: &str| line[key].as_u64().context("the loop's own report");
-        let ns = figures::run_time(&times).context("the loop made no iterations")?;
-        Ok(Run { what, ns, forks: count("forks")?, pages: count("pages")? })
-    }
-
-    /// Starts a tracer and waits until it traces.
-    pub fn start(&self, tracer: Tracer) -> Result<Tracing<'_>> {
-        let output = self.dir.join("records");
-        let _ = fs::remove_file(&output);
-        let words = tracer.words(self, &output);
-        // Programs that become the next one: the pid stays the tracer's.
-        let mut command = match &self.cpus {
-            Some((_, others)) => {
-                let mut taskset = Command::new("taskset");
-                taskset.args(["--cpu-list", others]).args(words);
-                taskset
-            }
-            None => {
-                let mut command = Command::new(&words[0]);
-                command.args(&words[1..]);
-                command
-            }
-        };
-        // What it writes must not depend on whose terminal this is.
-        command.env("NO_COLOR", "1");
-        let process = Started::new(command, &self.dir.join("tracer"))?;
-        let mut tracing = Tracing { rig: self, tracer, process, output };
-        let start = Instant::now();
-        while !tracing.is_ready() {
-            if tracing.process.child.try_wait()?.is_some() {
-                bail!("it ended at once: {}", tracing.process.complaint());
-            }
-            if start.elapsed() > START {
-                bail!("it did not attach within {START:?}: {}", tracing.process.complaint());
-            }
-            thread::sleep(Duration::from_millis(10));
+    /// Why a workload cannot be had here.
+    pub fn missing(&self, what: Workload) -> Option<String> {
+        let text = |error: &anyhow::Error| format!("{error:#}");
+        match what {
+            Workload::Make => self.project.as_ref().err().map(text),
+            Workload::Redis => self.server.as_ref().err().map(text),
+            _ => None,
         }
-        thread::sleep(SETTLE);
-        Ok(tracing)
     }
 
-    /// One run beside a tracer, which must have seen it.
-    pub fn run_traced(&self, what: Loop, tracer: Tracer) -> Result<Run> {
-        let tracing = self.start(tracer)?;
-        let run = self.run(what)?;
-        tracing.stop()?.check(&run)?;
+    /// A loop's name, as the kernel has it.
+    pub fn comm(&self, what: Workload) -> String {
+        what.comm(self.id)
+    }
+
+    /// The name of what a tracer has to see before it is believed to trace.
+    pub fn probe(&self) -> String {
+        format!("probe-{}", self.id)
+    }
+
+    /// Does a little of everything: forks that write, exec and exit.
+    pub fn run_probe(&self) -> Result<()> {
+        let mut command = Command::new(self.dir.join(self.probe()));
+        command.args(["exec", "-1", &PROBE_MS.to_string()]);
+        Started::new(command, &self.dir.join("probe"))?.end(PATIENCE)
+    }
+
+    pub fn start(&self, tracer: Tracer) -> Result<Tracing<'_>> {
+        Tracing::start(self, tracer, self.cpus.as_ref().map(|(_, others)| others.as_str()))
+    }
+
+    /// Of a tracer that writes to this file.
+    pub fn words(&self, tracer: Tracer, output: &Path) -> Vec<String> {
+        let cow = self.comm(Workload::Cow);
+        tracer.words(&Place { forkscope: &self.forkscope, output, cow: &cow })
+    }
+
+    /// All CPUs that are ours.
+    pub fn all_cpus(&self) -> Option<String> {
+        self.cpus.as_ref().map(|(own, others)| format!("{others},{own}"))
+    }
+
+    /// Runs a workload to its end.
+    pub fn run(&self, what: Workload, beside: &Beside<'_>) -> Result<Ended> {
+        match what {
+            Workload::Make => self.build(beside),
+            Workload::Redis => self.serve(beside),
+            _ => self.run_loop(what, beside),
+        }
+    }
+
+    fn run_loop(&self, what: Workload, beside: &Beside<'_>) -> Result<Ended> {
+        let cpu = self.cpus.as_ref().map_or("-1", |(own, _)| own);
+        let program = self.dir.join(self.comm(what)).display().to_string();
+        let mut words = self.before(beside);
+        words.push(program);
+        words.extend(what.words(cpu, self.ms));
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
+        let start = Instant::now();
+        let mut running = Started::new(command, &self.dir.join("loop"))?;
+        let around = if matches!(beside, Beside::Around(..)) {
+            let time = running.end_with_time(PATIENCE)?;
+            Some((Some(time), running.peak_kib()))
+        } else {
+            running.end(PATIENCE)?;
+            None
+        };
+        let wall_ns = start.elapsed().as_nanos() as f64;
+        let sample = workloads::report(&running.output()?, wall_ns)?;
+        Ok(Ended { sample, around })
+    }
+
+    fn before(&self, beside: &Beside<'_>) -> Vec<String> {
+        match *beside {
+            Beside::Around(tracer, output) => self.words(tracer, output),
+            Beside::Nothing | Beside::Tracing => Vec::new(),
+        }
+    }
+
+    fn build(&self, beside: &Beside<'_>) -> Result<Ended> {
+        let project = self.project.as_ref().map_err(|why| anyhow!("{why:#}"))?;
+        let before = self.before(beside);
+        let start = Instant::now();
+        let (mut times, mut cpu) = (Vec::new(), 0.0);
+        for _ in 0..self.builds {
+            let (ns, mut building) = project.build(&before)?;
+            cpu += building.cpu_ns().unwrap_or(0.0);
+            building.end(PATIENCE)?;
+            times.push(ns);
+        }
+        let ns = figures::run_time(&times).context("nothing was built")?;
+        let wall_ns = start.elapsed().as_nanos() as f64;
+        let around = matches!(beside, Beside::Around(..)).then_some((Some(cpu), None));
+        Ok(Ended { sample: Sample { ns, wall_ns, made: None }, around })
+    }
+
+    fn serve(&self, beside: &Beside<'_>) -> Result<Ended> {
+        let server = self.server.as_ref().map_err(|why| anyhow!("{why:#}"))?;
+        let &Beside::Around(tracer, output) = beside else {
+            return Ok(Ended { sample: server.run()?, around: None });
+        };
+        // It runs already: the tracer is told whom to attach to.
+        let mut words = self.words(tracer, output);
+        words.extend(["-p".into(), server.pid().to_string()]);
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
+        let mut around = Started::new(command, &self.dir.join("around"))?;
+        super::process::wait_for("strace at the server", PATIENCE, || {
+            Ok(around.errors().contains("attached").then_some(()))
+        })?;
         thread::sleep(SETTLE);
-        Ok(run)
+        let before = around.cpu_ns();
+        let sample = server.run()?;
+        let cpu = around.cpu_ns().zip(before).map(|(after, before)| after - before);
+        let peak = around.peak_kib();
+        around.interrupt()?;
+        // How it ends says only that it was interrupted.
+        let _ = around.end(PATIENCE);
+        Ok(Ended { sample, around: Some((cpu, peak)) })
     }
 }
 
 impl Drop for Rig {
     fn drop(&mut self) {
+        // Before the folder that it writes to.
+        self.server = Err(anyhow!("it has ended"));
         let _ = fs::remove_dir_all(&self.dir);
-    }
-}
-
-/// A tracer that traces.
-pub struct Tracing<'a> {
-    rig: &'a Rig,
-    tracer: Tracer,
-    process: Started,
-    output: PathBuf,
-}
-
-impl Tracing<'_> {
-    pub fn pid(&self) -> u32 {
-        self.process.child.id()
-    }
-
-    /// All of them write a first line when loaded, and when attached wait for events.
-    fn is_ready(&self) -> bool {
-        let wrote = fs::metadata(&self.output).is_ok_and(|file| file.len() > 0);
-        let place = fs::read_to_string(format!("/proc/{}/wchan", self.pid())).unwrap_or_default();
-        wrote && (place.contains("epoll") || place.contains("ep_poll"))
-    }
-
-    /// Ends it as Ctrl-C would.
-    pub fn stop(self) -> Result<Seen> {
-        let pid = self.pid().to_string();
-        if !Command::new("kill").args(["-INT", &pid]).status()?.success() {
-            bail!("it ended before its time: {}", self.process.complaint());
-        }
-        self.process.finish(PATIENCE)?;
-        let records = fs::read_to_string(&self.output).context("its records")?;
-        self.tracer.seen(&records, &self.rig.comm())
-    }
-}
-
-/// A process and the files with what it writes; killed when nobody waits for it.
-struct Started {
-    child: Child,
-    out: PathBuf,
-    err: PathBuf,
-}
-
-impl Started {
-    fn new(mut command: Command, stem: &Path) -> Result<Self> {
-        let (out, err) = (stem.with_extension("out"), stem.with_extension("err"));
-        command.stdin(Stdio::null()).stdout(File::create(&out)?).stderr(File::create(&err)?);
-        let name = command.get_program().display().to_string();
-        let child = command.spawn().with_context(|| format!("{name}: cannot start it"))?;
-        Ok(Self { child, out, err })
-    }
-
-    /// What it wrote, once it has ended well.
-    fn finish(mut self, patience: Duration) -> Result<String> {
-        let start = Instant::now();
-        let status = loop {
-            if let Some(status) = self.child.try_wait()? {
-                break status;
-            }
-            if start.elapsed() > patience {
-                bail!("it did not end within {patience:?}");
-            }
-            thread::sleep(Duration::from_millis(10));
-        };
-        if !status.success() {
-            bail!("{status}: {}", self.complaint());
-        }
-        let mut text = String::new();
-        File::open(&self.out)?.read_to_string(&mut text)?;
-        Ok(text)
-    }
-
-    /// The last thing it said.
-    fn complaint(&self) -> String {
-        let text = fs::read_to_string(&self.err).unwrap_or_default();
-        text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it said nothing").into()
-    }
-}
-
-impl Drop for Started {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

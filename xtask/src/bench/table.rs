@@ -11,7 +11,12 @@ pub struct Table {
 
 impl Table {
     pub fn new<const N: usize>(words: usize, heading: [&str; N]) -> Self {
-        Self { rows: vec![heading.map(String::from).to_vec()], words }
+        Self::of(words, heading.map(String::from))
+    }
+
+    /// With a heading that depends.
+    pub fn of(words: usize, heading: impl IntoIterator<Item = String>) -> Self {
+        Self { rows: vec![heading.into_iter().collect()], words }
     }
 
     /// A row; what comes after the last heading is left as it is.

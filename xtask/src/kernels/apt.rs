@@ -172,6 +172,19 @@ impl Mirrors {
     }
 }
 
+/// Debian's main mirror, as this system has it.
+pub fn mirror() -> Result<String> {
+    Mirrors::of_this_system()?.main.context("this system's apt knows no mirror of Debian")
+}
+
+/// The proxy for all of http, for programs that are not apt.
+pub fn proxy() -> Option<String> {
+    proxies()
+        .lines()
+        .find_map(|line| line.strip_prefix("Acquire::http::Proxy \"")?.strip_suffix("\";"))
+        .map(ToOwned::to_owned)
+}
+
 /// How this system's apt reaches its mirrors.
 fn proxies() -> String {
     let dump = Command::new("apt-config").arg("dump").output();

@@ -37,12 +37,15 @@ fn what_makes_no_sense_is_refused() {
 #[test]
 fn a_reader_that_goes_away_is_no_failure() {
     let Some(rig) = Rig::new() else { return };
-    let path = rig.path("r.ndjson");
-    let _ = fleet::simulate(1, 1, &path);
     let mut command = Command::new("sh");
     // More than a pipe holds.
-    let script = r#"{ "$0" export --to csv -o - "$1" "$1" "$1" "$1"; echo $? >&2; } | head -n 1"#;
-    command.args(["-c", script]).arg(rig.forkscope()).arg(&path);
+    let script = r#"{ "$0" export --to csv -o - "$@"; echo $? >&2; } | head -n 1"#;
+    command.args(["-c", script]).arg(rig.forkscope());
+    for host in 1..=4 {
+        let path = rig.path(&format!("{host}.ndjson"));
+        let _ = fleet::simulate(host, 1, &path);
+        command.arg(path);
+    }
     let done = rig.run(command).expect_code(0);
     assert_eq!((done.stdout().lines().count(), &*done.stderr()), (1, "0\n"));
 }

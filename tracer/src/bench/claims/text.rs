@@ -5,10 +5,7 @@ use std::fmt::Write as _;
 use unicode_width::UnicodeWidthStr as _;
 
 use super::{Claims, Judged, Verdict};
-use crate::{
-    bench::{page::escaped, text::wrapped},
-    sink::text::Layout,
-};
+use crate::{bench::text::wrapped, page::document::escaped, sink::text::Layout};
 
 /// Columns of the number, the sentence, and the verdict; the evidence has the rest.
 const NUMBER: usize = 2;

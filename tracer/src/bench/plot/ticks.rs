@@ -37,6 +37,16 @@ impl Scale {
         })
     }
 
+    /// From one value to another.
+    pub fn between((from, to): (f64, f64), log: bool, unit: Unit) -> Self {
+        Self { from, to, log, unit }
+    }
+
+    /// Whether a value has a place here.
+    pub fn has(&self, value: f64) -> bool {
+        (self.from..=self.to).contains(&value)
+    }
+
     /// Round values between the ends: powers of 10, or of 2 for bytes.
     fn ticks(&self) -> Vec<f64> {
         let base: f64 = if self.unit == Unit::Bytes { 2.0 } else { 10.0 };
@@ -77,7 +87,8 @@ impl ValueFormatter<f64> for Scale {
 
 fn logarithmic(scale: &Scale, base: f64) -> Vec<f64> {
     let (from, to) = (scale.from.ln() / base.ln(), scale.to.ln() / base.ln());
-    let step = ((to - from) / TICKS).ceil().max(1.0);
+    // Powers need less room than other numbers.
+    let step = ((to - from) / (TICKS + 2.0)).ceil().max(1.0);
     let mut at = (from / step).ceil() * step;
     let mut ticks = Vec::new();
     while at <= to {

@@ -9,9 +9,9 @@ use forkscope_common::{
 
 use super::{Run, lost_in_kernel, sees};
 use crate::{
-    kernel::{backend::Measurement, books::Totals},
+    kernel::{backend::Measurement, books::Totals, clock_ns},
     plan::Measures,
-    record::LostTotals,
+    record::{self, LostTotals},
     stats,
 };
 
@@ -24,6 +24,8 @@ pub struct View<'a> {
     pub counters: Counters,
     /// What the open ledgers have besides.
     pub open: [Role; ROLES],
+    /// Those ledgers, for a consumer that wants them; a child's name may be missing.
+    pub ledgers: Vec<record::Ledger>,
     /// Histograms, by slot.
     pub histograms: &'a [Totals],
     /// What was lost.
@@ -55,17 +57,26 @@ impl Run<'_> {
         self.drain();
         let live = &mut self.session.live;
         let open = live.books().open_roles();
+        let ledgers = if !last && self.front.consumer.wants_ledgers() {
+            let now = clock_ns(libc::CLOCK_MONOTONIC) as u64;
+            let mut raw = live.books().open_ledgers();
+            raw.iter_mut().for_each(|ledger| ledger.header.at = now);
+            raw.iter().map(|ledger| self.front.correlator.open_ledger(ledger)).collect()
+        } else {
+            Vec::new()
+        };
         let lost = LostTotals {
             kernel: lost_in_kernel(&counters, live),
             decode: self.decode_errors,
-            sink: self.consumer.lost(),
+            sink: self.front.consumer.lost(),
         };
         let unhooked = if last { Vec::new() } else { live.unhooked() };
         let (sees, backend) = (sees(live), live.choice().backend.name());
-        self.consumer.look(View {
+        self.front.consumer.look(View {
             as_of,
             counters,
             open,
+            ledgers,
             histograms: live.books().recent_histograms(),
             lost,
             measures: self.session.plan.measures,

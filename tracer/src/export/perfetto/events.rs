@@ -228,11 +228,11 @@ impl Perfetto {
                 })?;
                 self.declared.put(counter, ());
             }
-            let mut copied = 0;
+            let mut copied: u64 = 0;
             self.count(counter, begin, 0)?;
             for point in &r.curve {
                 let more = if role == "parent" { point.parent_copied } else { point.child_copied };
-                copied += more;
+                copied = copied.saturating_add(more);
                 if more > 0 {
                     let at = begin.saturating_add_unsigned(point.until_ns).min(time);
                     self.count(counter, at, copied)?;

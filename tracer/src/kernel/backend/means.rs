@@ -43,6 +43,8 @@ pub struct Use {
 pub enum At {
     /// A tracepoint with BTF.
     Event(&'static str),
+    /// Tracepoints, for one program that sees their arguments as numbers.
+    Events(&'static [&'static str]),
     /// Tracepoints of single syscalls: `sys_enter` or `sys_exit`, and which.
     Syscalls(&'static str, &'static [&'static str]),
     /// Entry of a function, or its exit.
@@ -192,12 +194,14 @@ const EVENTS_MISS: &str = "faults by get_user_pages and futex raise no event and
 const OWNERS_UNKNOWN: &str = "this kernel does not mark pages that have one owner: what was protected for another reason \
      (mprotect) counts too";
 
+/// Page faults from user mode, and from the kernel on behalf of a process.
+const FAULTS: [&str; 2] = ["page_fault_user", "page_fault_kernel"];
+
 fn cow_by_tracepoint(host: &Host) -> Result<Means, String> {
-    let faults = ["page_fault_user", "page_fault_kernel"];
-    if let Some(missing) = faults.iter().find(|name| !host.has_tracepoint(name)) {
+    if let Some(missing) = FAULTS.iter().find(|name| !host.has_tracepoint(name)) {
         return Err(no_event(missing));
     }
-    let mut uses = faults.map(Use::event).to_vec();
+    let mut uses = vec![Use { program: "page_fault".into(), at: At::Events(&FAULTS) }];
     uses.extend(ends_by_event(host));
     if config::page_tables_readable(host) {
         let means = Means::good(uses);

@@ -162,6 +162,7 @@ fn hooks(backend: Backend, uses: &[Use]) -> String {
     for one in uses {
         match one.at {
             At::Event(name) => events.push(name),
+            At::Events(names) => events.extend(names),
             At::Function(_, name, _) if functions.contains(&name) => {}
             At::Function(_, name, _) => functions.push(name),
             At::Syscalls(side, which) => {

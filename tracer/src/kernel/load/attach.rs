@@ -1,11 +1,17 @@
 //! Loading and attaching the programs of a choice.
 
-use std::{os::fd::AsFd as _, time::Instant};
+use std::{
+    collections::BTreeMap,
+    num::NonZero,
+    os::fd::AsFd as _,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
 
 use aya::{
     Btf,
     programs::{
-        BtfTracePoint, FEntry, FExit, KProbe, PerfEvent, Program, ProgramError, TracePoint,
+        BtfTracePoint, FEntry, FExit, KProbe, Program, ProgramError, RawTracePoint, TracePoint,
         links::FdLink,
     },
 };
@@ -24,6 +30,34 @@ use crate::{
 
 /// Where the programs read a syscall's result in its tracepoint's record.
 const RESULT_OFFSET: u32 = 16;
+
+/// Threads that load, at most.
+const LOADERS: usize = 4;
+/// Programs that are run once.
+pub(super) const WITNESS: &str = "witness";
+pub(super) const SURVEY: &str = "survey";
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Loads a program for where it will be attached; what is run once is attached nowhere.
+fn load_program(program: &mut Program, at: Option<&At>, btf: &Btf) -> Result<(), ProgramError> {
+    match (program, at) {
+        (Program::BtfTracePoint(program), Some(At::Event(event))) => program.load(event, btf),
+        (Program::TracePoint(program), Some(At::Syscalls(..))) => program.load(),
+        (Program::KProbe(program), Some(At::Function(Backend::Kprobe, ..))) => program.load(),
+        (Program::FEntry(program), Some(At::Function(_, function, false))) => {
+            program.load(function, btf)
+        }
+        (Program::FExit(program), Some(At::Function(_, function, true))) => {
+            program.load(function, btf)
+        }
+        (Program::PerfEvent(program), Some(At::MinorFaults)) => program.load(),
+        (Program::RawTracePoint(program), None | Some(At::Events(_))) => program.load(),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}
 
 /// A program that is attached; dropping it detaches.
 pub(super) struct Link {
@@ -52,13 +86,19 @@ impl Live {
     }
 
     pub(super) fn load_programs(&mut self, host: &Host, btf: &Btf) -> Result<(), Trouble> {
+        let mut loaded = self.load_at_once(btf);
         for one in self.choice.uses.clone() {
-            let began = Instant::now();
-            if let Err(error) = self.load_program(&one, btf)? {
+            let Some((result, load_ns)) = loaded.remove(&one.program) else {
+                let what = format!(
+                    "the eBPF object has no program {}; rebuild it: cargo xtask ebpf",
+                    one.program
+                );
+                return Err(Failure::new(Why::Failed, what).into());
+            };
+            if let Err(error) = result {
                 let failure = loading(host, &format!("loading {}", one.program), &error);
                 return Err(Trouble::Load(one, failure));
             }
-            let load_ns = began.elapsed().as_nanos() as u64;
             let info = self.ebpf.program(&one.program).and_then(|program| program.info().ok());
             self.costs.push(Cost {
                 program: one.program,
@@ -69,16 +109,40 @@ impl Live {
         Ok(())
     }
 
-    fn load_program(&mut self, one: &Use, btf: &Btf) -> Result<Result<(), ProgramError>, Failure> {
-        let name = &one.program;
-        Ok(match one.at {
-            At::Event(event) => self.program::<BtfTracePoint>(name)?.load(event, btf),
-            At::Syscalls(..) => self.program::<TracePoint>(name)?.load(),
-            At::Function(Backend::Kprobe, ..) => self.program::<KProbe>(name)?.load(),
-            At::Function(_, function, false) => self.program::<FEntry>(name)?.load(function, btf),
-            At::Function(_, function, true) => self.program::<FExit>(name)?.load(function, btf),
-            At::MinorFaults => self.program::<PerfEvent>(name)?.load(),
-        })
+    /// Loads the programs of the choice, and those that are run once, on several CPUs: nearly all
+    /// that loading takes is the verifier's, which walks one program at a time and on one CPU. What
+    /// became of each of the choice, and how long it took.
+    fn load_at_once(&mut self, btf: &Btf) -> BTreeMap<String, (Result<(), ProgramError>, u64)> {
+        let (uses, paging) = (&self.choice.uses, self.features & feature::PAGE_TABLES != 0);
+        let mut jobs: Vec<(Option<Use>, &mut Program)> = Vec::new();
+        for (name, program) in self.ebpf.programs_mut() {
+            let one = uses.iter().find(|one| one.program == name).cloned();
+            if one.is_some() || name == WITNESS || paging && name == SURVEY {
+                jobs.push((one, program));
+            }
+        }
+        // What is run once takes longest: first, which is last here.
+        jobs.sort_by_key(|(one, _)| std::cmp::Reverse(one.as_ref().map(|one| one.program.clone())));
+        let (jobs, done) = (Mutex::new(jobs), Mutex::new(BTreeMap::new()));
+        let work = || {
+            while let Some((one, program)) = lock(&jobs).pop() {
+                let began = Instant::now();
+                let result = load_program(program, one.as_ref().map(|one| &one.at), btf);
+                let took = began.elapsed().as_nanos() as u64;
+                // What is run once is looked at when it is run.
+                let Some(one) = one else { continue };
+                lock(&done).insert(one.program, (result, took));
+            }
+        };
+        let others = std::thread::available_parallelism().map_or(1, NonZero::get).min(LOADERS) - 1;
+        std::thread::scope(|scope| {
+            for _ in 0..others {
+                // Where there can be no thread, there is this one.
+                let _ = std::thread::Builder::new().spawn_scoped(scope, work);
+            }
+            work();
+        });
+        done.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Hooks the functions. What they see counts for nothing yet, and to see whether the kernel
@@ -135,13 +199,21 @@ impl Live {
     pub fn attach(&mut self, host: &Host) -> Result<(), Failure> {
         let uses = self.choice.uses.clone();
         for one in &uses {
-            let At::Event(_) = one.at else { continue };
-            let program: &mut BtfTracePoint = self.program(&one.program)?;
-            let link = program
-                .attach()
-                .and_then(|id| program.take_link(id))
-                .map_err(|e| loading(host, &format!("attaching {}", one.program), &e))?;
-            self.links.push(Link::new(link, &one.program, false));
+            let refused =
+                |e: ProgramError| loading(host, &format!("attaching {}", one.program), &e);
+            if let At::Event(_) = one.at {
+                let program: &mut BtfTracePoint = self.program(&one.program)?;
+                let link =
+                    program.attach().and_then(|id| program.take_link(id)).map_err(refused)?;
+                self.links.push(Link::new(link, &one.program, false));
+            }
+            let At::Events(events) = one.at else { continue };
+            for event in events {
+                let program: &mut RawTracePoint = self.program(&one.program)?;
+                let link =
+                    program.attach(event).and_then(|id| program.take_link(id)).map_err(refused)?;
+                self.links.push(Link::new(link, &one.program, false));
+            }
         }
         if uses.iter().any(|one| one.at == At::MinorFaults)
             && self.features & feature::COW_LATENCY != 0

@@ -5,14 +5,18 @@ use std::os::fd::AsFd as _;
 
 use aya::{
     maps::{Array, HashMap, Queue, StackTraceMap},
-    programs::{PerfEvent, RawTracePoint},
+    programs::{PerfEvent, ProgramError, RawTracePoint},
 };
 use forkscope_common::{
     config::{Offsets, feature},
     cow::{Copies, Layout, Paid, Place, Proof, Shared},
 };
 
-use super::{Live, Trouble, loading};
+use super::{
+    Live, Trouble,
+    attach::{SURVEY, WITNESS},
+    loading,
+};
 use crate::{
     failure::{Failure, Why},
     kernel::{
@@ -36,8 +40,13 @@ fn proves(told: &Proof) -> bool {
     (told.copied, told.reused) == (copied, reused)
 }
 
+/// Loads what was not loaded with the others, or could not be.
+fn loaded(program: &mut RawTracePoint) -> Result<(), ProgramError> {
+    if program.fd().is_ok() { Ok(()) } else { program.load() }
+}
+
 /// Candidates that one run of `survey` tries.
-const SURVEYED_GIB: u32 = 256;
+const SURVEYED_GIB: u32 = 16;
 
 impl Live {
     /// Finds out where the kernel keeps page tables and `struct page`s, by a program that is
@@ -50,8 +59,8 @@ impl Live {
     }
 
     fn find_layout(&mut self, host: &Host) -> Result<(), String> {
-        let program: &mut RawTracePoint = self.program("survey").map_err(|e| e.message)?;
-        program.load().map_err(|e| loading(host, "loading survey", &e).message)?;
+        let program: &mut RawTracePoint = self.program(SURVEY).map_err(|e| e.message)?;
+        loaded(program).map_err(|e| loading(host, "loading survey", &e).message)?;
         let fd = program.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(|e| e.to_string())?;
         let map = self.ebpf.map_mut("SHARED").ok_or("no map SHARED")?;
         let mut map = Array::<_, Found>::try_from(map).map_err(|e| e.to_string())?;
@@ -59,7 +68,7 @@ impl Live {
             let layout = Layout { direct_map: u64::from(gib), ..Layout::default() };
             map.set(0, Found(Shared { layout, ..Shared::default() }), 0)
                 .map_err(|e| e.to_string())?;
-            sys::run_once(fd.as_fd()).map_err(|e| e.to_string())?;
+            sys::run_once(fd.as_fd(), 0).map_err(|e| e.to_string())?;
             let Found(Shared { layout, .. }) = map.get(&0, 0).map_err(|e| e.to_string())?;
             if layout.levels != 0 && layout.pages != 0 {
                 return Ok(());
@@ -82,8 +91,8 @@ impl Live {
 
     /// Has the programs read this process, and compares.
     pub(super) fn check_fields(&mut self, host: &Host) -> Result<(), Trouble> {
-        let program: &mut RawTracePoint = self.program("witness")?;
-        let loaded = program.load();
+        let program: &mut RawTracePoint = self.program(WITNESS)?;
+        let loaded = loaded(program);
         let one = Use { program: "witness".into(), at: At::Event("sys_enter") };
         loaded.map_err(|e| Trouble::Load(one, loading(host, "loading witness", &e)))?;
         let found = self.witness(host).map_err(|why| {
@@ -93,12 +102,12 @@ impl Live {
     }
 
     fn witness(&mut self, host: &Host) -> Result<Vec<Wrong>, String> {
-        let program: &mut RawTracePoint = self.program("witness").map_err(|e| e.message)?;
+        let program: &mut RawTracePoint = self.program(WITNESS).map_err(|e| e.message)?;
         let fd = program.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(|e| e.to_string())?;
         // Not by a thread: a COMMAND is made before the first one.
         let own_pids = host.initial_pid_namespace;
         let before = Truth::now(own_pids);
-        sys::run_once(fd.as_fd()).map_err(|e| e.to_string())?;
+        sys::run_once(fd.as_fd(), 0).map_err(|e| e.to_string())?;
         let (Some(before), Some(after)) = (before, Truth::now(own_pids)) else {
             return Err("/proc does not tell of this process; mount it".into());
         };

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::{
     profile::advice::over,
-    record::profile::{Fork, Headroom, Mapping, Profile},
+    record::profile::{Answer, Cost, Forecast, Fork, Headroom, Mapping, Profile},
     text::{bytes, count, duration, plural, visible},
 };
 
@@ -222,6 +222,7 @@ fn rounded(value: f64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_string()
 }
 
+/// Whether a fork with everything copied finds room.
 pub fn headroom(room: &Headroom) -> String {
     let mut text = format!(
         "a fork with everything copied needs {} more ({} and page tables)",
@@ -250,6 +251,7 @@ pub fn headroom(room: &Headroom) -> String {
     text + if room.short { ". It is NOT enough." } else { "." }
 }
 
+/// What a mapping is called.
 pub fn mapping_name(mapping: &Mapping) -> String {
     let size = mapping.size_bytes.map_or_else(String::new, |size| format!(", {}", bytes(size)));
     let name = mapping.name.as_deref().map_or_else(String::new, visible);
@@ -272,5 +274,59 @@ pub fn range(low: &str, high: &str) -> String {
         _ if low == high => format!("about {low}"),
         (Some((number, a)), Some((_, b))) if a == b => format!("{number}–{high}"),
         _ => format!("{low} – {high}"),
+    }
+}
+
+/// What the parent's memory adds to the call, or why that is not told.
+pub fn cost(cost: &Answer<Cost>) -> String {
+    let cost = match cost {
+        Answer::Refused { refused } => return format!("not told: {refused}"),
+        Answer::Known(cost) => cost,
+    };
+    let of = if cost.against == "rss" { "memory" } else { "page tables" };
+    let (low, high) = (memory(cost.smallest_bytes), memory(cost.largest_bytes));
+    let between =
+        if low == high { format!("of {low}") } else { format!("between {low} and {high}") };
+    let line = match cost.r_squared {
+        Some(r) => {
+            let sign = if cost.intercept_ms < 0.0 { "−" } else { "+" };
+            format!(
+                " {sign} {:.2} ms (linear fit over {} forks {between}, R² {r:.3}, residual {:.2} \
+                 ms)",
+                cost.intercept_ms.abs(),
+                cost.forks,
+                cost.residual_ms
+            )
+        }
+        None => format!(
+            " (in proportion, over {} forks {between}, residual {:.2} ms)",
+            cost.forks, cost.residual_ms
+        ),
+    };
+    format!("{:.2} ms per GiB of {of}{line}", cost.ms_per_gib)
+}
+
+/// How long the call will take, or why that is not told.
+pub fn stall(forecast: &Forecast) -> String {
+    match &forecast.stall {
+        Answer::Known(stall) => format!(
+            "frozen {} ({})",
+            range(&duration(stall.low_ns), &duration(stall.high_ns)),
+            stall.basis
+        ),
+        Answer::Refused { refused } => format!("no forecast of the call: {refused}"),
+    }
+}
+
+/// How much will be copied, or why that is not told.
+pub fn copied(forecast: &Forecast) -> String {
+    match &forecast.memory {
+        Answer::Known(copied) => format!(
+            "copied {} if it is written to as in these {} forks, at most {}",
+            range(&memory(copied.low_bytes), &memory(copied.high_bytes)),
+            copied.forks,
+            memory(copied.bound_bytes)
+        ),
+        Answer::Refused { refused } => format!("no forecast of what is copied: {refused}"),
     }
 }

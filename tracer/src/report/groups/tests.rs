@@ -17,6 +17,7 @@ fn spawn<'a>(comm: &'a str, pid: u32, rss: u64) -> Spawn<'a> {
         child: Child { pid, tid: pid, ns_pid: None, start_time: 9 },
         uid: None,
         cgroup: Some(text("/a")),
+        container: None,
         latency_ns: Some(1000),
         blocked_ns: None,
         copy_ns: Some(500),
@@ -114,4 +115,31 @@ fn a_ledger_goes_to_the_spawn_that_it_is_of() {
     let shown: Shown<Spawned> = groups.shown(9, Sort::Spawns);
     let found: Vec<_> = shown.groups.iter().map(|g| (g.spawns, g.cow_copied)).collect();
     assert_eq!(found, [(1, 15), (0, 15)]);
+}
+
+#[test]
+fn a_container_is_one_group_whenever_its_name_comes() {
+    let id = "ab".repeat(32);
+    let container = |name: Option<&'static str>| Container {
+        runtime: Some(text("docker")),
+        id: Text(id.clone().into()),
+        pod: None,
+        name: name.map(text),
+        image: None,
+        pod_name: name.map(|_| text("pod\u{1b}")),
+        namespace: None,
+    };
+    let mut groups = Groups::new(&[By::Container]);
+    for (n, name) in [None, Some("web"), None, Some("other")].into_iter().enumerate() {
+        let child = n as u32 + 10;
+        let spawn = Spawn { container: Some(container(name)), ..spawn("sh", child, 1) };
+        groups.spawn(&spawn);
+    }
+    groups.spawn(&spawn("sh", 20, 1));
+    let shown: Shown<Spawned> = groups.shown(10, Sort::Spawns);
+    let keys: Vec<_> = shown.groups.iter().map(|g| (g.key.clone().unwrap(), g.spawns)).collect();
+    assert_eq!(keys.len(), 2, "{keys:?}");
+    assert_eq!((keys[0].0.container.as_deref(), keys[0].1), (Some(&*id), 4));
+    assert_eq!(keys[0].0.container_name.as_deref(), Some("pod\u{1b}/web"), "the first told");
+    assert_eq!((keys[1].0.container.as_deref(), keys[1].1), (None, 1));
 }

@@ -52,7 +52,7 @@ fn totals(summary: &Summary) -> String {
     let counters = &summary.counters;
     let mut parts = vec![duration(summary.duration_ns)];
     if let Some(spawns) = &counters.spawns {
-        let total: u64 = spawns.values().sum();
+        let total: u64 = spawns.values().fold(0, |sum, &n| sum.saturating_add(n));
         let failed = counters.spawn_failures.filter(|&n| n > 0);
         parts.push(with_failures(&plural(total, "spawn"), failed));
     }

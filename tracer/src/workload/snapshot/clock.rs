@@ -4,6 +4,7 @@ use std::ptr;
 use std::time::Duration;
 
 use crate::workload::options::Arrival;
+use crate::workload::pace;
 use crate::workload::random::SplitMix;
 
 use super::Wanted;
@@ -17,25 +18,20 @@ pub(super) struct Arrivals {
     gap: f64,
     /// Nanoseconds since the begin.
     at: f64,
-    random: Option<SplitMix>,
+    arrival: Arrival,
+    random: SplitMix,
 }
 
 impl Arrivals {
     pub fn new(began: u64, wanted: &Wanted) -> Self {
-        let random = match wanted.arrival {
-            Arrival::Constant => None,
-            Arrival::Poisson => Some(SplitMix(!wanted.seed)),
-        };
-        Self { began, gap: 1e9 / wanted.rate_per_s, at: 0.0, random }
+        let (arrival, random) = (wanted.arrival, SplitMix(!wanted.seed));
+        Self { began, gap: 1e9 / wanted.rate_per_s, at: 0.0, arrival, random }
     }
 
     /// Below 2⁵³ ns, a hundred days, no rounding adds up.
     pub fn next(&mut self) -> u64 {
         let due = self.began.saturating_add(self.at as u64);
-        self.at += match &mut self.random {
-            Some(random) => -self.gap * (1.0 - random.unit()).ln(),
-            None => self.gap,
-        };
+        self.at += pace::gap(self.arrival, &mut self.random, self.gap);
         due
     }
 }

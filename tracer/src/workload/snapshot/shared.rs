@@ -1,15 +1,16 @@
 //! The server's books, where no fork leaves them to be copied.
 
 use std::ops::Deref;
-use std::ptr::NonNull;
+use std::slice;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::{io, ptr, slice};
 
 use anyhow::{Context as _, Result};
 
-/// Words of zeroes that parent and child share, all of them present; given back when dropped.
+use crate::workload::memory::Common;
+
+/// Words of zeroes that parent and child share; given back when dropped.
 pub(super) struct Shared {
-    start: NonNull<AtomicU64>,
+    memory: Common,
     len: usize,
 }
 
@@ -18,22 +19,9 @@ impl Shared {
     /// When there is no memory for them.
     pub fn new(words: usize) -> Result<Self> {
         let len = words.max(1);
-        // SAFETY: a new anonymous mapping at an address of the kernel's choice touches nothing.
-        let start = unsafe {
-            libc::mmap(
-                ptr::null_mut(),
-                len * size_of::<AtomicU64>(),
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_POPULATE,
-                -1,
-                0,
-            )
-        };
-        NonNull::new(start.cast())
-            .filter(|_| start != libc::MAP_FAILED)
-            .map(|start| Self { start, len })
-            .ok_or_else(io::Error::last_os_error)
-            .context("memory for the server's books: cannot be had; free some")
+        let memory = Common::new(len * size_of::<AtomicU64>())
+            .context("memory for the server's books: cannot be had; free some")?;
+        Ok(Self { memory, len })
     }
 }
 
@@ -41,16 +29,9 @@ impl Deref for Shared {
     type Target = [AtomicU64];
 
     fn deref(&self) -> &[AtomicU64] {
-        // SAFETY: the mapping holds so many aligned words, lives as long as `self`, and whoever
+        // SAFETY: the memory holds so many aligned words, lives as long as `self`, and whoever
         // else has it writes it by atomics too.
-        unsafe { slice::from_raw_parts(self.start.as_ptr(), self.len) }
-    }
-}
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        // SAFETY: the mapping is ours, and no reference outlives `self`.
-        unsafe { libc::munmap(self.start.as_ptr().cast(), self.len * size_of::<AtomicU64>()) };
+        unsafe { slice::from_raw_parts(self.memory.start().cast(), self.len) }
     }
 }
 

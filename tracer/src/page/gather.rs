@@ -1,0 +1,119 @@
+//! What a page is made from: the report, a snapshot, and a profile of the costliest forks.
+
+use std::borrow::Cow;
+
+use crate::{
+    profile::{self, collect::Collector},
+    record::profile::Profile,
+    recording::Entry,
+    report::Reported,
+    snapshot::{Snapshot, input::Input, model::Model},
+};
+
+/// What records say that no report holds.
+pub struct Gather {
+    model: Model,
+    collector: Collector,
+    limits: Limits,
+}
+
+/// What is not whole in the records themselves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Command lines that were cut.
+    pub argv_truncated: u64,
+    /// Records with text that is no UTF-8.
+    pub lossy: u64,
+    /// Profiles in the recording: what they conclude from the machine is not in its records.
+    pub profiles: u64,
+}
+
+/// Everything that a page shows.
+pub struct Found {
+    /// What was asked for: `report` or `profile`.
+    pub of: &'static str,
+    /// Totals, percentiles, groups.
+    pub report: Reported,
+    /// Rates over time, processes, failed execs.
+    pub snapshot: Snapshot,
+    /// The forks of the program whose forks cost most.
+    pub profile: Profile,
+    /// What is not whole.
+    pub limits: Limits,
+}
+
+impl Default for Gather {
+    fn default() -> Self {
+        Self {
+            model: Model::recorded(),
+            collector: Collector::default(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl Gather {
+    /// Takes a record of a recording.
+    pub fn take(&mut self, entry: &Entry<'_>) {
+        if let Entry::Exec(exec) = entry {
+            self.limits.argv_truncated += u64::from(exec.argv_truncated);
+        }
+        let lossy = match entry {
+            Entry::Spawn(r) => r.lossy,
+            Entry::SpawnFailure(r) => r.lossy,
+            Entry::Exec(r) => r.lossy,
+            Entry::Exit(r) => r.lossy,
+            Entry::Cow(r) => r.lossy,
+            _ => false,
+        };
+        self.limits.lossy += u64::from(lossy);
+        self.limits.profiles += u64::from(matches!(entry, Entry::Profile));
+        match entry {
+            // A histogram that cannot be read is among the report's problems.
+            Entry::Summary(summary) => _ = self.model.summary(summary),
+            _ => {
+                if let Some(input) = Input::of_entry(entry) {
+                    self.model.take(input);
+                }
+            }
+        }
+        if let Some(record) = profile::recorded::record_of(entry) {
+            self.collector.push(&record);
+        }
+    }
+
+    /// A page of recordings.
+    #[must_use]
+    pub fn of_report(self, report: Reported) -> Found {
+        let profile = profile::of_records(self.collector.finish(true), &report.summary);
+        Found {
+            of: "report",
+            snapshot: self.model.snapshot(),
+            profile,
+            limits: self.limits,
+            report,
+        }
+    }
+
+    /// A page of a profile; this is what it concluded.
+    #[must_use]
+    pub fn of_profile(self, report: Reported, profile: Profile) -> Found {
+        let snapshot = self.model.snapshot();
+        Found { of: "profile", snapshot, profile, limits: self.limits, report }
+    }
+}
+
+impl Found {
+    /// Whose page it is.
+    #[must_use]
+    pub fn subject(&self) -> Cow<'_, str> {
+        if self.of == "profile" || !self.profile.forks.is_empty() {
+            let (name, which) = profile::text::words::who(&self.profile);
+            return format!("{name}{which}").into();
+        }
+        match &self.report.recordings[..] {
+            [one] => one.host.as_deref().unwrap_or("a recording").into(),
+            several => crate::text::plural(several.len() as u64, "recording").into(),
+        }
+    }
+}

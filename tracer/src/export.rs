@@ -190,7 +190,7 @@ impl Driver {
         }
         let Some(section) = &self.section else { return Ok(()) };
         let time = match entry {
-            Entry::Profile => {
+            Entry::Profile(_) => {
                 self.profiles += 1;
                 return Ok(());
             }

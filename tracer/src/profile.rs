@@ -16,7 +16,7 @@ use crate::{
     page, procfs,
     record::{
         Distribution, Record, Summary, Time,
-        profile::{ByRole, Fork, Percentiles, Profile, Stack, Target as Whose},
+        profile::{ByRole, Concluded, Fork, Percentiles, Profile, Stack, Target as Whose},
     },
     sink::{self, Ended, Target, Writer, json::Json},
     terminal,
@@ -300,7 +300,11 @@ fn conclude(
 /// What records alone say of the forks whose cost was highest: without the machine's memory, its
 /// mappings and its code.
 #[must_use]
-pub fn of_records(collected: Collected, summary: &Summary) -> Profile {
+pub fn of_records(
+    collected: Collected,
+    summary: &Summary,
+    concluded: Option<Concluded>,
+) -> Profile {
     let Collected { forks, left_out, mut forkers, others, without_copy, failures, curve } =
         collected;
     let processes_left_out = forkers.len().saturating_sub(MOST_NAMED) as u64;
@@ -322,6 +326,9 @@ pub fn of_records(collected: Collected, summary: &Summary) -> Profile {
         forks,
         ..Profile::default()
     };
+    if let Some(Concluded { headroom, huge_pages, mappings, stacks }) = concluded {
+        profile = Profile { headroom, huge_pages, mappings, stacks, ..profile };
+    }
     profile.advice = advice::advise(&profile);
     profile
 }

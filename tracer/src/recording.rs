@@ -19,7 +19,7 @@ use serde::Deserialize;
 
 use crate::{
     failure::{Failure, Why},
-    record::SCHEMA,
+    record::{SCHEMA, profile::Concluded},
 };
 
 pub mod entry;
@@ -68,8 +68,7 @@ pub enum Entry<'a> {
     CowFault(CowFault<'a>),
     Lost(Lost<'a>),
     Summary(Box<Summary>),
-    /// What a `profile` concludes; nothing sums it up.
-    Profile,
+    Profile(Box<Concluded>),
 }
 
 /// Something wrong with a recording, and where.
@@ -386,7 +385,7 @@ pub fn parse(line: &[u8]) -> Result<Option<Entry<'_>>, serde_json::Error> {
         "cow_fault" => Entry::CowFault(of(line)?),
         "lost" => Entry::Lost(of(line)?),
         "summary" => Entry::Summary(Box::new(of(line)?)),
-        "profile" => Entry::Profile,
+        "profile" => Entry::Profile(Box::new(of(line)?)),
         _ => {
             // An unknown record is sound JSON all the same.
             of::<serde::de::IgnoredAny>(line)?;

@@ -174,7 +174,7 @@ impl Tables {
                 self.ran.exec(exec);
             }
             Entry::Exit(exit) => self.ran.exit(exit),
-            Entry::CowFault(_) | Entry::Lost(_) | Entry::Summary(_) | Entry::Profile => {}
+            Entry::CowFault(_) | Entry::Lost(_) | Entry::Summary(_) | Entry::Profile(_) => {}
         }
     }
 }

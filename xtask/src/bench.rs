@@ -5,11 +5,12 @@ use std::{
     fs::{self, File},
     io::Write as _,
     path::{Path, PathBuf},
-    process::Command,
     time::Instant,
 };
 
 use anyhow::{Context as _, Result, bail};
+
+use crate::cargo::cargo;
 
 mod alone;
 mod budget;
@@ -250,9 +251,8 @@ fn forkscope(root: &Path) -> Result<PathBuf> {
     let own = env::current_exe()?;
     // target/PROFILE/xtask
     let target = own.ancestors().nth(2).context("xtask is not in a target folder")?;
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let build = ["build", "--release", "--quiet", "--package", "forkscope", "--target-dir"];
-    if !Command::new(cargo).current_dir(root).args(build).arg(target).status()?.success() {
+    if !cargo().current_dir(root).args(build).arg(target).status()?.success() {
         bail!("forkscope does not build: see above");
     }
     Ok(target.join("release/forkscope"))

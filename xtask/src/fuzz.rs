@@ -4,7 +4,7 @@
 //! the unit tests (`tracer/tests/seeds.rs`), as all seeds are.
 
 use std::{
-    env, fs,
+    fs,
     path::{Path, PathBuf},
     process::Command,
     thread,
@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    apt,
+    apt, cargo,
     step::{Totals, Verdict},
 };
 
@@ -85,23 +85,7 @@ fn tool(root: &Path) -> Result<PathBuf> {
     if !apt::has("c++") {
         apt::install(&["g++"])?;
     }
-    if apt::has("cargo-fuzz") {
-        return Ok(PathBuf::from("cargo-fuzz"));
-    }
-    let tools = root.join("target/tools");
-    let own = tools.join("bin/cargo-fuzz");
-    if !own.is_file() {
-        let installed = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-            .args(["install", "cargo-fuzz", "--locked", "--debug", "--root"])
-            .arg(&tools)
-            .env("CARGO_PROFILE_DEV_DEBUG", "0")
-            .current_dir(root)
-            .status()?;
-        if !installed.success() {
-            bail!("no cargo-fuzz: {installed}");
-        }
-    }
-    Ok(own)
+    cargo::tool(root, "cargo-fuzz")
 }
 
 struct Fuzzer<'a> {

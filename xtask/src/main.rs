@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 
 mod apt;
 mod bench;
+mod cargo;
 mod dist;
 mod ebpf;
 mod fuzz;

@@ -5,7 +5,7 @@ use std::{
     ffi::OsStr,
     fs,
     io::{BufRead as _, BufReader},
-    path::{Path, PathBuf},
+    path::Path,
     process::Command,
     sync::mpsc::{self, RecvTimeoutError},
     thread,
@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    apt, dist, ebpf,
+    apt, cargo, dist, ebpf,
     fuzz::{self, Budget},
     step::{Totals, Verdict},
     tally::Tally,
@@ -54,15 +54,15 @@ pub fn run(root: &Path, long: bool) -> Result<bool> {
     let mut totals = Totals::default();
 
     totals.step("packages for the live tests", packages);
-    totals.step("format", || cargo(root).args(["fmt", "--all", "--check"]).verdict());
+    totals.step("format", || cargo_in(root).args(["fmt", "--all", "--check"]).verdict());
     // Before anything that embeds the object: this one can install a toolchain.
     totals.step("eBPF object", || ebpf::check(root));
     totals.step("clippy", || {
         let deny = ["--all-targets", "--", "-D", "warnings"];
-        cargo(root).arg("clippy").args(NOT_KERNEL).args(deny).verdict()
+        cargo_in(root).arg("clippy").args(NOT_KERNEL).args(deny).verdict()
     });
     totals.step("clippy, kernel side", || {
-        cargo(root)
+        cargo_in(root)
             .args(["clippy", "--package", "forkscope-ebpf", "--all-features"])
             .args(["--", "-D", "warnings"])
             // It has no standard library that could unwind.
@@ -70,9 +70,9 @@ pub fn run(root: &Path, long: bool) -> Result<bool> {
             .verdict()
     });
     totals.step("licences, bans and sources", || deny(root));
-    totals.step("release build", || cargo(root).args(["build", "--release"]).verdict());
+    totals.step("release build", || cargo_in(root).args(["build", "--release"]).verdict());
     totals.tests("unit tests", || {
-        let mut tests = cargo(root);
+        let mut tests = cargo_in(root);
         tests
             .args(["test", "--release", "--no-fail-fast"])
             .args(NOT_KERNEL)
@@ -80,7 +80,7 @@ pub fn run(root: &Path, long: bool) -> Result<bool> {
         tally(tests)
     });
     totals.tests(if long { "live tests, the long ones too" } else { "live tests" }, || {
-        let mut tests = cargo(root);
+        let mut tests = cargo_in(root);
         tests
             .args(["test", "--release", "--no-fail-fast", "--package", "forkscope-tests"])
             // One at a time, for they measure; and what they skip is to be seen.
@@ -133,20 +133,10 @@ fn packages() -> Result<Verdict> {
 }
 
 fn deny(root: &Path) -> Result<Verdict> {
-    let tools = root.join("target/tools");
-    let own = tools.join("bin/cargo-deny");
-    if !own.is_file() && !apt::has("cargo-deny") {
-        // Unoptimised, it is here in a third of the time and quick enough.
-        let installed = cargo(root)
-            .args(["install", "cargo-deny", "--locked", "--debug", "--root"])
-            .arg(&tools)
-            .env("CARGO_PROFILE_DEV_DEBUG", "0")
-            .verdict();
-        if let Err(why) = installed {
-            return Ok(Verdict::Skipped(format!("no cargo-deny: {why:#}")));
-        }
-    }
-    let program = if own.is_file() { own } else { PathBuf::from("cargo-deny") };
+    let program = match cargo::tool(root, "cargo-deny") {
+        Ok(program) => program,
+        Err(why) => return Ok(Verdict::Skipped(format!("{why:#}"))),
+    };
     // Not `advisories`: their database is a git repository elsewhere.
     let checks = ["check", "--hide-inclusion-graph", "bans", "licenses", "sources"];
     Command::new(program).current_dir(root).args(["--all-features"]).args(checks).verdict()
@@ -161,7 +151,7 @@ fn valgrind(root: &Path) -> Result<Verdict> {
         return Ok(Verdict::Skipped(format!("no valgrind: {why:#}")));
     }
     // With line numbers, and without what the optimiser hides.
-    cargo(root).arg("build").verdict()?;
+    cargo_in(root).arg("build").verdict()?;
     let records = root.join("target/valgrind.ndjson");
     let mut tracing = Command::new("valgrind");
     tracing
@@ -192,8 +182,8 @@ fn expected_only(root: &Path, totals: &mut Totals) -> Result<()> {
     Ok(())
 }
 
-fn cargo(root: &Path) -> Command {
-    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+fn cargo_in(root: &Path) -> Command {
+    let mut command = cargo::cargo();
     command.current_dir(root);
     command
 }

@@ -14,7 +14,6 @@ use std::{
     collections::VecDeque,
     fmt, fs,
     path::{Path, PathBuf},
-    process::Command,
     sync::{Mutex, PoisonError},
     thread,
     time::Instant,
@@ -34,6 +33,7 @@ use self::{
 };
 use crate::{
     apt,
+    cargo::cargo,
     kernels::{Kernel, Series, Store},
     step::Totals,
 };
@@ -340,8 +340,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 /// Where cargo puts what it builds.
 pub fn target(root: &Path) -> Result<PathBuf> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let done = Command::new(cargo)
+    let done = cargo()
         .current_dir(root)
         .args(["metadata", "--no-deps", "--format-version", "1"])
         .output()?;

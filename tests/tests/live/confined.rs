@@ -9,7 +9,7 @@ use std::{
     process::Command,
 };
 
-use forkscope_tests::{Fields as _, Recording, Rig, absent, children, skip};
+use forkscope_tests::{Fields as _, Recording, Rig, absent, children, skip, with_tracefs};
 
 use crate::{faults::soon, serve::daemon::Daemon};
 
@@ -165,8 +165,11 @@ fn nobody_with_file_capabilities_traces() {
     std::os::unix::fs::chown(&folder, Some(65534), Some(65534)).expect("chown");
     let file = folder.join("x.ndjson");
     let as_nobody = |program: &Path| {
-        let mut command = Command::new("setpriv");
-        command.args(user).arg(program).args(["trace", "--format", "json"]);
+        // Mounted, as it is on most machines: mounting it takes a privilege that nobody has here.
+        let words: Vec<String> = with_tracefs();
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).arg("setpriv").args(user);
+        command.arg(program).args(["trace", "--format", "json"]);
         command
     };
     let all = "cap_bpf,cap_perfmon,cap_dac_read_search,cap_sys_ptrace";

@@ -285,6 +285,45 @@ for mib in [64, 128, 256]:
     assert!(recorded["spawns"]["fork"].as_u64() >= Some(3), "{recorded}");
 }
 
+/// A page of what `profile` wrote as JSON has the code, the mappings and the room that it found.
+#[test]
+fn a_page_of_a_profiles_recording() {
+    let Some(rig) = Rig::new() else { return };
+    if !rig.has(&["python3", "chromium"]) {
+        return;
+    }
+    let script = r#"
+import os, time
+memory = bytearray(32 << 20)
+memory[::4096] = b"1" * (len(memory) // 4096)
+if os.fork() == 0:
+    time.sleep(0.2)
+    os._exit(0)
+for at in range(0, 512 * 4096, 4096):
+    memory[at] = 2
+os.wait()
+"#;
+    let recording = rig.path("profile.ndjson");
+    let mut command = Command::new(rig.forkscope());
+    command.args(["profile", "--format=json", "--stacks", "-o"]).arg(&recording);
+    command.args(["--", "python3", "-c", script]);
+    rig.run(command).expect_code(0);
+    let page = rig.path("profile.html");
+    let words = ["report", "--format=html", "-o"].map(OsStr::new);
+    forkscope(&rig, words.into_iter().chain([page.as_os_str(), recording.as_os_str()]));
+    let said = opened(&rig, &page, USED, &[]);
+    sound(&said);
+
+    let concluded = Recording::read(&recording);
+    let concluded = concluded.of_kind("profile").next().expect("a profile");
+    assert!(concluded["stacks"].as_array().is_some_and(|stacks| !stacks.is_empty()));
+    for what in ["stacks", "mappings", "headroom", "huge_pages"] {
+        assert_eq!(said["figures"]["profile"][what], concluded[what], "{what}");
+    }
+    let stacks = said["downloads"]["stacks.csv"].as_str().expect("a file");
+    assert!(stacks.lines().count() > 1, "{stacks}");
+}
+
 /// A page stays small whatever was recorded, and says what it has left out.
 #[test]
 fn a_page_of_very_much_is_small() {

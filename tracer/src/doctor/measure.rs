@@ -93,14 +93,17 @@ fn storm(
     let mut commands = commands(words);
     let (ended, texts) = std::thread::scope(|scope| {
         // The thread that starts them is there until they end: they are told when it goes.
-        let running = scope.spawn(move || {
+        let running = std::thread::Builder::new().spawn_scoped(scope, move || {
             let texts = runner.run_all(&mut commands);
             over.store(true, Relaxed);
             texts
         });
+        let running = running.map_err(|e| {
+            Failure::new(Why::Failed, format!("no thread can be made: {e}; raise `ulimit -u`"))
+        })?;
         let ended = session.run(Until::default(), &mut meter);
-        (ended, running.join())
-    });
+        Ok::<_, Failure>((ended, running.join()))
+    })?;
     let texts = texts.map_err(|_| Failure::new(Why::Failed, "the generator's thread ended"))??;
     let lost = ended?.summary.lost;
     let mut storm = meter.found;

@@ -403,7 +403,7 @@ impl Table {
             Entry::CowFault(_) => Self::CowFault,
             Entry::Lost(_) => Self::Lost,
             Entry::Summary(_) => Self::Summary,
-            Entry::Profile => return None,
+            Entry::Profile(_) => return None,
         })
     }
 

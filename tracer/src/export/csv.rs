@@ -125,7 +125,7 @@ fn time_of<'a>(entry: &'a Entry<'_>) -> Option<&'a str> {
         Entry::Cow(r) => &r.time,
         Entry::CowFault(r) => &r.time,
         Entry::Lost(r) => &r.time,
-        Entry::Summary(_) | Entry::Profile => return None,
+        Entry::Summary(_) | Entry::Profile(_) => return None,
     })
 }
 

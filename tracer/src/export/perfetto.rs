@@ -274,7 +274,7 @@ impl Exporter for Perfetto {
                 let name = format!("{} lost ({})", plural(r.count, "record"), visible(&r.stage));
                 self.event(time, event(Type::Instant, uuid, &name, Notes::default()))
             }
-            Entry::Header(_) | Entry::Summary(_) | Entry::Profile => Ok(()),
+            Entry::Header(_) | Entry::Summary(_) | Entry::Profile(_) => Ok(()),
         }
     }
 

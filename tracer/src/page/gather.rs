@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use crate::{
     profile::{self, collect::Collector},
-    record::profile::Profile,
+    record::profile::{Concluded, Profile},
     recording::Entry,
     report::Reported,
     snapshot::{Snapshot, input::Input, model::Model},
@@ -14,6 +14,7 @@ use crate::{
 pub struct Gather {
     model: Model,
     collector: Collector,
+    concluded: Option<Concluded>,
     limits: Limits,
 }
 
@@ -24,7 +25,7 @@ pub struct Limits {
     pub argv_truncated: u64,
     /// Records with text that is no UTF-8.
     pub lossy: u64,
-    /// Profiles in the recording: what they conclude from the machine is not in its records.
+    /// Profiles in the recordings: of several, what they saw of the machine belongs to none.
     pub profiles: u64,
 }
 
@@ -47,6 +48,7 @@ impl Default for Gather {
         Self {
             model: Model::recorded(),
             collector: Collector::default(),
+            concluded: None,
             limits: Limits::default(),
         }
     }
@@ -67,7 +69,10 @@ impl Gather {
             _ => false,
         };
         self.limits.lossy += u64::from(lossy);
-        self.limits.profiles += u64::from(matches!(entry, Entry::Profile));
+        if let Entry::Profile(concluded) = entry {
+            self.limits.profiles += 1;
+            self.concluded = (self.limits.profiles == 1).then(|| (**concluded).clone());
+        }
         match entry {
             // A histogram that cannot be read is among the report's problems.
             Entry::Summary(summary) => _ = self.model.summary(summary),
@@ -85,7 +90,8 @@ impl Gather {
     /// A page of recordings.
     #[must_use]
     pub fn of_report(self, report: Reported) -> Found {
-        let profile = profile::of_records(self.collector.finish(true), &report.summary);
+        let forks = self.collector.finish(true);
+        let profile = profile::of_records(forks, &report.summary, self.concluded);
         Found {
             of: "report",
             snapshot: self.model.snapshot(),

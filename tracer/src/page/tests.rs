@@ -77,7 +77,7 @@ fn small() -> String {
         lost: LostTotals { kernel: 7, decode: 0, sink: 0 },
         histograms: Histograms::default(),
     };
-    let mut profile = of_records(collector.finish(true), &summary);
+    let mut profile = of_records(collector.finish(true), &summary, None);
     let frames = |inner: &str| vec!["main".to_string(), inner.to_string()];
     profile.stacks = Some(
         [("<b>", 60), ("b", 36)]
@@ -177,7 +177,7 @@ fn a_page_of_very_much_is_cut_and_says_so() {
         lost: LostTotals::default(),
         histograms: Histograms::default(),
     };
-    let mut profile = of_records(collector.finish(true), &summary);
+    let mut profile = of_records(collector.finish(true), &summary, None);
     profile.stacks = Some(
         (0..500)
             .map(|n| Stack {

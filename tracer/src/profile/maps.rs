@@ -202,13 +202,20 @@ fn listed(sums: HashMap<Key, u64>, images: &[&Vec<Map>]) -> Vec<Mapping> {
                 Key::Program(comm) => ("program", Some(comm.clone()), None),
             };
             let size_bytes = size(images, key);
-            Mapping { kind, name, start, size_bytes, copied: *copied, share: share(*copied) }
+            Mapping {
+                kind: kind.into(),
+                name,
+                start,
+                size_bytes,
+                copied: *copied,
+                share: share(*copied),
+            }
         })
         .collect();
     if rest > 0 {
         let (name, start, size_bytes) = (None, None, None);
         list.push(Mapping {
-            kind: "other",
+            kind: "other".into(),
             name,
             start,
             size_bytes,
@@ -268,9 +275,10 @@ garbage
             place(1, 0x7ffc_0000_1000, 6),
             place(1, 0x1000, 9),
         ];
-        let found: Vec<_> = attribute(&places, &[images], None)
-            .into_iter()
-            .map(|m| (m.kind, m.name.unwrap_or_default(), m.size_bytes, m.copied))
+        let found = attribute(&places, &[images], None);
+        let found: Vec<_> = found
+            .iter()
+            .map(|m| (&*m.kind, m.name.clone().unwrap_or_default(), m.size_bytes, m.copied))
             .collect();
         let app = "/usr/bin/app (deleted)".to_string();
         assert_eq!(

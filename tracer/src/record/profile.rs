@@ -1,8 +1,8 @@
 //! What `profile` concludes: the last record of its stream.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Address, Bytes, Comm, CurvePoint, Time};
 
@@ -289,7 +289,7 @@ pub struct MemoryForecast {
 }
 
 /// What a fork with everything copied needs, and what there is.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Headroom {
     /// Memory and page tables once more.
     pub needed_bytes: u64,
@@ -310,7 +310,7 @@ pub struct Headroom {
 }
 
 /// Room in a control group.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CgroupRoom {
     /// Whose limit it is.
     pub path: String,
@@ -321,7 +321,7 @@ pub struct CgroupRoom {
 }
 
 /// Huge pages of the process that was watched.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HugePages {
     /// Memory of the process when it was looked at.
     pub rss_bytes: u64,
@@ -332,11 +332,11 @@ pub struct HugePages {
 }
 
 /// Copied pages of one mapping.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Mapping {
     /// `heap`, `stack`, `file`, `bss`, `anonymous`, `special`, `unmapped`, `program` (another
     /// below a COMMAND) or `other`.
-    pub kind: &'static str,
+    pub kind: Cow<'static, str>,
     /// A path, or a name in brackets.
     pub name: Option<String>,
     /// Where an anonymous one begins.
@@ -350,7 +350,7 @@ pub struct Mapping {
 }
 
 /// Code that wrote to shared pages.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Stack {
     /// Process that wrote there last.
     pub comm: String,
@@ -371,6 +371,21 @@ impl Stack {
         let frames = vec!["[no stack kept]".to_string()];
         Self { comm: String::new(), frames, faults: 0, copied, timed_ns: 0 }
     }
+}
+
+/// What a profile says that its stream's other records do not: what was seen of the machine and the
+/// process themselves.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Concluded {
+    /// As [`Profile::headroom`].
+    pub headroom: Option<Headroom>,
+    /// As [`Profile::huge_pages`].
+    pub huge_pages: Option<HugePages>,
+    /// As [`Profile::mappings`].
+    #[serde(default)]
+    pub mappings: Vec<Mapping>,
+    /// As [`Profile::stacks`].
+    pub stacks: Option<Vec<Stack>>,
 }
 
 /// Something to do, with the figures it rests on.

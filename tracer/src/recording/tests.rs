@@ -21,7 +21,7 @@ fn read(bytes: impl Into<Vec<u8>>) -> (Vec<&'static str>, Vec<Problem>) {
             Entry::CowFault(_) => "cow_fault",
             Entry::Lost(_) => "lost",
             Entry::Summary(_) => "summary",
-            Entry::Profile => "profile",
+            Entry::Profile(_) => "profile",
         });
         Ok(())
     });

@@ -210,7 +210,7 @@ impl Open {
     fn take(&mut self, entry: &Entry<'_>) {
         self.section.records += 1;
         match entry {
-            Entry::Header(_) | Entry::Summary(_) | Entry::Profile => {}
+            Entry::Header(_) | Entry::Summary(_) | Entry::Profile(_) => {}
             Entry::Spawn(spawn) => {
                 self.at(&spawn.time);
                 let label = distributions::label(&self.totals.spawns, &spawn.mechanism);

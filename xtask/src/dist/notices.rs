@@ -2,12 +2,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    env, fs,
+    fs,
     path::Path,
-    process::Command,
 };
 
 use anyhow::{Context as _, Result};
+
+use crate::cargo::cargo;
 use serde_json::Value;
 
 use super::output;
@@ -17,9 +18,8 @@ const NAMES: [&str; 5] = ["LICENSE", "LICENCE", "COPYING", "COPYRIGHT", "NOTICE"
 
 /// A list of crates, then their texts, each once.
 pub fn of(root: &Path, target: &str) -> Result<String> {
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let metadata = output(
-        Command::new(cargo)
+        cargo()
             .current_dir(root)
             .args(["metadata", "--locked", "--format-version", "1", "--filter-platform", target])
             .args(["--manifest-path", "tracer/Cargo.toml"]),

@@ -8,13 +8,14 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::cargo::cargo;
+
 use super::{output, ran};
 
 pub const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Builds it; where it is.
 pub fn build(root: &Path, target: &Path) -> Result<PathBuf> {
-    let cargo = || Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     // What is unpacked then is what paths have to be hidden of.
     ran(cargo().current_dir(root).args(["fetch", "--quiet", "--locked", "--target", TARGET]))?;
     let mut rust = vec!["-Ctarget-feature=+crt-static".to_owned()];

@@ -87,8 +87,7 @@ fn the_same_contents_make_the_same_bytes() {
 #[test]
 fn what_is_published_can_be_built() {
     let list = |package: &str| {
-        let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let said = output(Command::new(cargo).current_dir(root()).args([
+        let said = output(crate::cargo::cargo().current_dir(root()).args([
             "package",
             "--offline",
             "--list",

@@ -8,6 +8,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+
+use crate::cargo::cargo;
 use serde_json::Value;
 
 use super::{Arch, Lacking, ensure};
@@ -94,7 +96,7 @@ impl Linking {
     /// Runs cargo, and says where the executable is that it built of a target.
     fn cargo(&self, root: &Path, arch: Arch, words: &[&str], wanted: &str) -> Result<PathBuf> {
         println!("building {wanted} for {}", arch.name());
-        let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        let mut cargo = cargo();
         let variable = self.triple.to_uppercase().replace('-', "_");
         if let Some(linker) = self.linker {
             cargo.env(format!("CARGO_TARGET_{variable}_LINKER"), linker);

@@ -45,10 +45,10 @@ pub fn measured(out: &mut String, found: &Found, rows: usize) {
             plural(limits.lossy, "record")
         ));
     }
-    if found.of == "report" && limits.profiles > 0 {
+    if found.of == "report" && limits.profiles > 1 {
         notes.push(
-            "the recording ends with a profile; what it says of mappings, code and the machine's \
-             memory is in its JSON, and in profile --format html"
+            "there are several profiles; what each says of mappings, code and the machine's memory \
+             is in a page of its recording alone"
                 .into(),
         );
     }

@@ -65,8 +65,8 @@ fn memory_is_advised_about_where_it_is_known() {
         },
         &["huge_splits"],
     );
-    let mapping = |kind, share| Mapping {
-        kind,
+    let mapping = |kind: &'static str, share| Mapping {
+        kind: kind.into(),
         name: None,
         start: Some(Address(0x7f00_0000_0000)),
         size_bytes: Some(100 << 20),

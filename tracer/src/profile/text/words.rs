@@ -255,7 +255,7 @@ pub fn headroom(room: &Headroom) -> String {
 pub fn mapping_name(mapping: &Mapping) -> String {
     let size = mapping.size_bytes.map_or_else(String::new, |size| format!(", {}", bytes(size)));
     let name = mapping.name.as_deref().map_or_else(String::new, visible);
-    match mapping.kind {
+    match &*mapping.kind {
         "anonymous" => {
             let start = mapping.start.map_or(0, |start| start.0);
             format!("anonymous at {start:#x}{size}")

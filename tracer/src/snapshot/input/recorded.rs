@@ -87,7 +87,7 @@ impl<'a> Input<'a> {
                 stage: Stage::of(&r.stage),
                 count: r.count,
             },
-            Entry::CowFault(_) | Entry::Summary(_) | Entry::Profile => return None,
+            Entry::CowFault(_) | Entry::Summary(_) | Entry::Profile(_) => return None,
         })
     }
 }

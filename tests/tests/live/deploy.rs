@@ -241,7 +241,10 @@ fn the_unit_allows_each_syscall_of_the_tracer() {
         }
     }
     let log = rig.path("strace.log");
-    let mut strace = Command::new("strace");
+    // systemd has tracefs mounted.
+    let words = with_tracefs();
+    let mut strace = Command::new(&words[0]);
+    strace.args(&words[1..]).arg("strace");
     strace.args(["--follow-forks", "-qq", "-e", "signal=none", "-o"]).arg(&log);
     strace.arg(rig.forkscope()).args(["trace", "--duration", "1s", "--format", "json", "-o"]);
     strace.arg(rig.path("trace.ndjson"));

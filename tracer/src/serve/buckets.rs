@@ -112,6 +112,13 @@ impl Native {
         native
     }
 
+    /// Upper bounds in seconds, and how many values each bucket has; zeros as at most 1 ns.
+    pub fn bounds(&self) -> impl Iterator<Item = (f64, u64)> {
+        let zeros = (self.zeros > 0).then_some((1e-9, self.zeros));
+        let edge = |index: i32| (f64::from(index) / f64::from(1 << SCHEMA)).exp2();
+        zeros.into_iter().chain(self.buckets.iter().map(move |&(index, n)| (edge(index), n)))
+    }
+
     /// Runs of neighbouring buckets: how far each begins behind the last one's end, and its length.
     #[must_use]
     pub fn spans(&self) -> Vec<(i32, u32)> {
@@ -226,6 +233,15 @@ mod tests {
             let hdr = histogram::hdr((0..).zip(totals.buckets.iter().copied()));
             let bounds = scale.cumulative(&totals.buckets);
             let native = Native::of(&totals.buckets);
+            // As the live page takes it.
+            let bound_at = |q: f64| {
+                let rank = (q * hdr.len() as f64).ceil() as u64;
+                let mut below = 0;
+                native.bounds().find_map(|(bound, n)| {
+                    below += n;
+                    (below >= rank).then_some(bound)
+                })
+            };
             let in_native: u64 = native.buckets.iter().map(|&(_, n)| n).sum();
             assert_eq!(in_native + native.zeros, hdr.len());
             for q in [0.001, 0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 0.999] {
@@ -234,6 +250,8 @@ mod tests {
                 assert!((classic / ours - 1.0).abs() <= 0.25, "p{q}: {classic} for {ours}");
                 let native = native_quantile(q, &native, hdr.len());
                 assert!((native / ours - 1.0).abs() <= 0.03, "p{q}: {native} for {ours}");
+                let bound = bound_at(q).unwrap();
+                assert!((bound / ours - 1.0).abs() <= 0.03, "p{q}: {bound} for {ours}");
             }
         }
     }

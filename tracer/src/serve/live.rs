@@ -117,8 +117,8 @@ fn labels(labels: &Labels) -> Value {
     labels.iter().map(|(name, value)| (*name, value.as_str())).collect::<Value>()
 }
 
-/// The families as JSON: counters as they are, histograms by their classic buckets, each with its
-/// upper bound in seconds.
+/// The families as JSON: counters as they are, histograms by their native buckets, which are 2.2 %
+/// wide, each with its upper bound in seconds.
 fn figures(snapshot: &Snapshot) -> Value {
     let families = snapshot.families.iter().map(|family| {
         let metrics: Vec<Value> = match &family.metrics {
@@ -129,13 +129,7 @@ fn figures(snapshot: &Snapshot) -> Value {
             Metrics::Histograms(all) => all
                 .iter()
                 .map(|(of, histogram)| {
-                    let mut last = 0;
-                    let buckets = histogram.classic.iter().filter_map(|&(le, upto)| {
-                        let n = upto - last;
-                        last = upto;
-                        (n > 0).then_some((le, n))
-                    });
-                    let buckets: Vec<(f64, u64)> = buckets.collect();
+                    let buckets: Vec<(f64, u64)> = histogram.native.bounds().collect();
                     json!({ "of": labels(of), "n": histogram.count, "sum": histogram.sum,
                             "buckets": buckets })
                 })

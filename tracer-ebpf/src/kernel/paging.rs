@@ -13,6 +13,9 @@ use super::{config, current, load};
 const PRESENT: u64 = 1;
 const WRITABLE: u64 = 2;
 const LEAF: u64 = 1 << 7;
+/// What every mapping of the direct map has: present, writable, accessed, dirty, not executable
+/// (`PAGE_KERNEL` of arch/x86/include/asm/pgtable_types.h).
+const DIRECT: u64 = PRESENT | WRITABLE | 1 << 5 | 1 << 6 | 1 << 63;
 /// `_PAGE_SPECIAL`: there is no `struct page`; the zero page is one of these.
 const SPECIAL: u64 = 1 << 9;
 /// `sizeof(struct page)`, and offsets in it: the loader compares them with BTF.
@@ -130,7 +133,9 @@ pub fn look_up(layout: &Layout, table: u64, address: u64) -> (u32, u64) {
     (kind, frame)
 }
 
-/// Physical address of a kernel address, by the table at `table`; 0 when it is not mapped.
+/// Physical address of a kernel address, by the table at `table`; 0 when it is not mapped as the
+/// direct map is: with a wrong `direct` any memory is taken for a table, and a small number in it
+/// for the entry of a page in the first GiB.
 #[inline(always)]
 fn translate(direct: u64, mask: u64, mut table: u64, address: u64, levels: u64) -> u64 {
     if levels == 5 {
@@ -147,7 +152,7 @@ fn translate(direct: u64, mask: u64, mut table: u64, address: u64, levels: u64) 
             shift = 12;
         }
     }
-    if leaf & PRESENT == 0 {
+    if leaf & DIRECT != DIRECT {
         return 0;
     }
     let inside = (1_u64 << shift) - 1;
@@ -167,6 +172,8 @@ const PAGES_TRIES: u64 = 128;
 /// tried on that table itself: walked with the right one, the table says of its own address
 /// what the candidate says. `struct page` 0 is found likewise from the pages of the kernel
 /// stack: with the right one, the page of the table names this process's `mm`.
+///
+/// Where not both are found, `levels` is 0 and `direct_map` the candidate to go on with.
 #[inline(always)]
 pub fn survey(from_gib: u64) -> Layout {
     let mask = (1_u64 << (config!(physical_bits) & 63)) - 4096;
@@ -191,8 +198,10 @@ pub fn survey(from_gib: u64) -> Layout {
         tried += 1;
     }
     if layout.levels == 0 {
+        layout.direct_map = from_gib + tried;
         return layout;
     }
+    let next = from_gib + tried + 1;
     let number = (table.wrapping_sub(layout.direct_map)) >> 12;
     let seed = load(task.stack_pages());
     let mut tried = 0;
@@ -201,9 +210,11 @@ pub fn survey(from_gib: u64) -> Layout {
         let of_table = pages.wrapping_add(number * PAGE_STRUCT);
         if load(of_table.wrapping_add(u64::from(config!(offsets.page_table_mm)))) == mm.address() {
             layout.pages = pages;
-            break;
+            return layout;
         }
         tried += 1;
     }
+    layout.levels = 0;
+    layout.direct_map = next;
     layout
 }

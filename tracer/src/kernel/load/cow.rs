@@ -45,9 +45,6 @@ fn loaded(program: &mut RawTracePoint) -> Result<(), ProgramError> {
     if program.fd().is_ok() { Ok(()) } else { program.load() }
 }
 
-/// Candidates that one run of `survey` tries.
-const SURVEYED_GIB: u32 = 16;
-
 impl Live {
     /// Finds out where the kernel keeps page tables and `struct page`s, by a program that is
     /// run once, and tells the other programs.
@@ -64,15 +61,17 @@ impl Live {
         let fd = program.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(|e| e.to_string())?;
         let map = self.ebpf.map_mut("SHARED").ok_or("no map SHARED")?;
         let mut map = Array::<_, Found>::try_from(map).map_err(|e| e.to_string())?;
-        for gib in (0..=host.physical_gib).step_by(SURVEYED_GIB as usize) {
-            let layout = Layout { direct_map: u64::from(gib), ..Layout::default() };
+        let mut gib = 0;
+        while gib <= u64::from(host.physical_gib) {
+            let layout = Layout { direct_map: gib, ..Layout::default() };
             map.set(0, Found(Shared { layout, ..Shared::default() }), 0)
                 .map_err(|e| e.to_string())?;
             sys::run_once(fd.as_fd(), 0).map_err(|e| e.to_string())?;
             let Found(Shared { layout, .. }) = map.get(&0, 0).map_err(|e| e.to_string())?;
-            if layout.levels != 0 && layout.pages != 0 {
+            if layout.levels != 0 {
                 return Ok(());
             }
+            gib = layout.direct_map.max(gib + 1);
         }
         Err(format!("not below {} GiB", host.physical_gib))
     }

@@ -34,6 +34,10 @@ use crate::{
 
 /// The longest question, bytes: a path, all of it escaped.
 const LONGEST_QUESTION: usize = 32 << 10;
+/// What programs and libraries begin with.
+const ELF: [u8; 4] = *b"\x7fELF";
+/// `PROC_SUPER_MAGIC`: a process's memory begins with what it likes.
+const PROC: rustix::fs::FsWord = 0x9fa0;
 /// A larger file is not opened: what a traced process maps is not to be trusted.
 const LARGEST: u64 = 1 << 30;
 
@@ -44,9 +48,9 @@ enum Question {
     Maps(u32),
     /// `/proc/PID/smaps_rollup`
     Smaps(u32),
-    /// The file behind a mapping, by its bounds.
+    /// The program or library behind a mapping, by its bounds.
     Mapped(u32, u64, u64),
-    /// A file by its path, as the process sees it, or as everyone does.
+    /// A program or library by its path, as the process sees it, or as everyone does.
     File(Option<u32>, PathBuf),
     /// What a container is called: its runtime, its id, its pod.
     Name(Option<String>, String, Option<String>),
@@ -133,15 +137,15 @@ impl Helper {
         self.open(&Question::Smaps(pid))
     }
 
-    /// The regular file behind a mapping of a process.
+    /// The program or library behind a mapping of a process.
     ///
     /// # Errors
-    /// As [`Self::maps`], and where it is no regular file or too large.
+    /// As [`Self::maps`], and where it is none, or too large.
     pub fn mapped(&self, pid: u32, start: u64, end: u64) -> io::Result<File> {
         self.open(&Question::Mapped(pid, start, end))
     }
 
-    /// A regular file by its path, as a process sees it or as everyone does.
+    /// A program or library by its path, as a process sees it or as everyone does.
     ///
     /// # Errors
     /// As [`Self::mapped`].
@@ -282,8 +286,8 @@ fn open(question: &Question) -> io::Result<OwnedFd> {
     }
 }
 
-/// Opens a regular file below a root, which no link in the path leads out of; other kinds may wait
-/// or act when they are opened.
+/// Opens a program or library below a root, which no link in the path leads out of. Files of other
+/// kinds may wait or act when they are opened; and who asks is to get at nothing else through us.
 fn regular(root: &Path, path: &Path) -> io::Result<OwnedFd> {
     let whole = root == Path::new("/");
     let found = if whole {
@@ -300,7 +304,13 @@ fn regular(root: &Path, path: &Path) -> io::Result<OwnedFd> {
     if !about.is_file() || about.len() > LARGEST {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
-    Ok(rustix::fs::openat(CWD, again, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+    let file = rustix::fs::openat(CWD, again, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut begins = [0; ELF.len()];
+    if rustix::fs::fstatfs(&file)?.f_type == PROC || rustix::io::pread(&file, &mut begins, 0)? != 4
+    {
+        return Err(io::Error::from_raw_os_error(libc::EACCES));
+    }
+    if begins != ELF { Err(io::Error::from_raw_os_error(libc::ENOEXEC)) } else { Ok(file) }
 }
 
 /// Where the host's files are: in a container, wherever they are mounted.

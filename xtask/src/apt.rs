@@ -1,6 +1,6 @@
 //! Debian packages, where there is apt and we may use it.
 
-use std::{env, fs, os::unix::fs::MetadataExt as _, process::Command, sync::Once};
+use std::{env, fs, os::unix::fs::MetadataExt as _, path::Path, process::Command, sync::Once};
 
 use anyhow::{Result, bail};
 
@@ -49,6 +49,28 @@ fn apt(arguments: &[&str]) -> bool {
         .env("RUNLEVEL", "1")
         .status()
         .is_ok_and(|status| status.success())
+}
+
+/// Unpacks a package, and those it needs that are not here, into a folder of its own: for one that
+/// could be installed only at the cost of another.
+pub fn unpack(package: &str, root: &Path) -> Result<()> {
+    let archives = root.join("archives");
+    fs::create_dir_all(archives.join("partial"))?;
+    let cache = format!("Dir::Cache::archives={}", archives.canonicalize()?.display());
+    let options = ["install", "-y", "--no-install-recommends", "--download-only", "-o"];
+    if !apt(&[&options[..], &[&cache, package]].concat()) {
+        bail!("apt could not download {package}");
+    }
+    for entry in fs::read_dir(&archives)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "deb") {
+            let status = Command::new("dpkg").arg("-x").arg(&path).arg(root).status()?;
+            if !status.success() {
+                bail!("{}: {status}", path.display());
+            }
+        }
+    }
+    Ok(fs::remove_dir_all(&archives)?)
 }
 
 /// Whether we may install.

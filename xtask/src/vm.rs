@@ -28,7 +28,7 @@ use self::{
     console::{Cell, Outcome},
     costs::Costs,
     oracle::{AGREEMENT, SUITES, judge, shortfalls},
-    qemu::Guest,
+    qemu::{Emulator, Guest},
     table::{Row, Table},
 };
 use crate::{
@@ -166,6 +166,7 @@ struct Matrix {
     backends: Vec<Backend>,
     /// In `target/`, for what is built, and for what was said.
     dir: PathBuf,
+    emulator: Emulator,
     jobs: Mutex<VecDeque<Job>>,
     initramfs: PathBuf,
 }
@@ -181,8 +182,14 @@ impl Matrix {
         let target = target(root)?;
         let dir = target.join("vm");
         let initramfs = dir.join(format!("{}.cpio", arch.name()));
-        let mut matrix =
-            Self { arch, backends: options.backends(), jobs: Mutex::default(), initramfs, dir };
+        let mut matrix = Self {
+            arch,
+            backends: options.backends(),
+            emulator: Emulator::installed(arch),
+            jobs: Mutex::default(),
+            initramfs,
+            dir,
+        };
         let common = matrix.prepare_common(root, &target);
         let mut jobs = VecDeque::new();
         for (position, series) in options.series().into_iter().enumerate() {
@@ -198,9 +205,8 @@ impl Matrix {
     }
 
     /// What all kernels share.
-    fn prepare_common(&self, root: &Path, target: &Path) -> Result<Store> {
-        let (qemu, package) = self.arch.qemu();
-        ensure(qemu, &[package])?;
+    fn prepare_common(&mut self, root: &Path, target: &Path) -> Result<Store> {
+        self.emulator = Emulator::find(self.arch, &self.dir)?;
         let store = Store::open(target, self.arch)?;
         let busybox = store.busybox()?;
         let programs = self.dir.join(self.arch.name());
@@ -242,8 +248,13 @@ impl Matrix {
         row.notes.extend(kernel.note.as_ref().map(|why| format!("{}, {why}", kernel.about)));
         let log = self.dir.join(format!("{}.log", row.title.replace(' ', "-")));
         let _ = fs::remove_file(&log);
-        let guest =
-            Guest { arch: self.arch, kernel: &kernel.image, initramfs: &self.initramfs, log: &log };
+        let guest = Guest {
+            emulator: &self.emulator,
+            arch: self.arch,
+            kernel: &kernel.image,
+            initramfs: &self.initramfs,
+            log: &log,
+        };
         let mut doctors = Vec::new();
         let mut left = self.plan();
         // A machine that dies takes the rest of one backend with it, not the others.

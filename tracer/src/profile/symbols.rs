@@ -218,7 +218,10 @@ mod tests {
     fn what_is_no_program_has_no_names() {
         let helper = Helper::in_a_thread();
         let open = |path: &str| helper.file(None, Path::new(path));
-        assert!(open("/proc/self/maps").is_ok_and(|file| table(file).is_none()));
+        assert!(open("/proc/self/exe").is_ok_and(|file| table(file).is_some()));
+        for file in ["/etc/passwd", "/proc/self/maps", "/proc/self/mem", "/proc/self/environ"] {
+            assert!(open(file).is_err(), "{file} is no program");
+        }
         assert!(open("/dev/zero").is_err(), "no regular file");
         assert!(open("/no/such/file").is_err());
     }

@@ -1,26 +1,84 @@
 //! Booting a guest, and reading what it says until it is off.
 
 use std::{
+    env,
     fs::File,
     io::{BufRead as _, BufReader, Write as _},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc::{self, Receiver},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
-use super::{Arch, console::Report};
+use super::{Arch, Lacking, console::Report, ensure};
+use crate::apt;
 
 /// From the emulator's start to the first word of PID 1; it takes seconds.
 const BOOT: Duration = Duration::from_secs(120);
 /// Between two words of PID 1, which itself limits each suite to less.
 const SILENCE: Duration = Duration::from_secs(660);
 
+/// The program that emulates a machine: this system's, or one unpacked below a folder.
+pub struct Emulator {
+    program: PathBuf,
+    root: Option<PathBuf>,
+}
+
+impl Emulator {
+    /// That of this system.
+    pub fn installed(arch: Arch) -> Self {
+        Self { program: arch.qemu().0.into(), root: None }
+    }
+
+    /// Installs it where there is none. Where it cannot be installed beside what is here (another
+    /// release's tools for disk images, say), it is unpacked into `dir`.
+    pub fn find(arch: Arch, dir: &Path) -> Result<Self> {
+        let (name, package) = arch.qemu();
+        let why = match ensure(name, &[package]) {
+            Ok(()) => return Ok(Self::installed(arch)),
+            Err(why) => why,
+        };
+        let root = dir.join(package);
+        let program = root.join("usr/bin").join(name);
+        if !program.is_file() {
+            apt::unpack(package, &root)
+                .map_err(|second| Lacking(format!("{why:#}; {second:#}")))?;
+        }
+        let emulator = Self { program, root: Some(root) };
+        // A library of another release may not do.
+        let done = emulator.command().arg("--version").output()?;
+        if !done.status.success() {
+            let said = String::from_utf8_lossy(&done.stderr).trim().to_owned();
+            bail!(Lacking(format!("{why:#}; unpacked: {said}")));
+        }
+        Ok(emulator)
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        if let Some(root) = &self.root {
+            let mut libraries = Vec::new();
+            for folder in ["lib", "usr/lib"] {
+                let folder = root.join(folder);
+                let multiarch = folder.join(format!("{}-linux-gnu", env::consts::ARCH));
+                libraries.extend([multiarch, folder]);
+            }
+            let libraries = env::join_paths(libraries).unwrap_or_default();
+            command.env("LD_LIBRARY_PATH", libraries);
+            for folder in ["qemu", "seabios"] {
+                command.arg("-L").arg(root.join("usr/share").join(folder));
+            }
+        }
+        command
+    }
+}
+
 /// What to boot.
 pub struct Guest<'a> {
+    pub emulator: &'a Emulator,
     pub arch: Arch,
     pub kernel: &'a Path,
     pub initramfs: &'a Path,
@@ -98,11 +156,12 @@ impl Guest<'_> {
     }
 
     fn start(&self, words: &str) -> Result<(Machine, Receiver<String>)> {
-        let (qemu, _) = self.arch.qemu();
         let console = self.arch.console();
         // `panic=-1` restarts at once, and `-no-reboot` makes that an end.
         let append = format!("console={console} panic=-1 quiet {words}");
-        let mut child = Command::new(qemu)
+        let mut child = self
+            .emulator
+            .command()
             // A thread for each CPU would be no faster beside another guest, and now and then a
             // kernel that patches its code sees a breakpoint after it has been taken away.
             .args(["-accel", "tcg,thread=single"])
@@ -117,7 +176,7 @@ impl Guest<'_> {
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
             .spawn()
-            .context(qemu)?;
+            .with_context(|| self.emulator.program.display().to_string())?;
         let output = child.stdout.take().context("a pipe")?;
         let (sender, lines) = mpsc::channel();
         thread::spawn(move || {

@@ -124,7 +124,7 @@ pub fn run(flags: &Doctor) -> Result<u8, Failure> {
             if let Some(advice) = advice {
                 found["buffer"] = advice.json();
             }
-            format!("{found}\n")
+            crate::json::to_string(&found) + "\n"
         }
     };
     let _ = std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes());

@@ -42,8 +42,7 @@ fn run() -> Result<u8, Failure> {
             for note in truth.notes() {
                 trace::note(&note);
             }
-            let line = serde_json::to_string(&truth).map_err(anyhow::Error::from)?;
-            let _ = writeln!(io::stdout(), "{line}");
+            let _ = io::stdout().write_all(&report::json_line(&truth)?);
         }
         Action::Bench(flags) => return bench::run(&flags),
         Action::Demo => return demo::run(),

@@ -234,7 +234,7 @@ pub fn run(flags: &Report) -> Result<u8, Failure> {
 /// # Errors
 /// Never, for what is written here.
 pub fn json_line(value: &impl Serialize) -> Result<Vec<u8>, Failure> {
-    let mut bytes = serde_json::to_vec(value).map_err(anyhow::Error::from)?;
+    let mut bytes = crate::json::to_vec(value).map_err(anyhow::Error::from)?;
     bytes.push(b'\n');
     Ok(bytes)
 }

@@ -14,7 +14,7 @@ pub fn visible(text: &str) -> String {
             '\n' => out.push_str("\\n"),
             '\t' => out.push_str("\\t"),
             '\r' => out.push_str("\\r"),
-            c if c.is_control() || is_formatting(c) => {
+            c if is_obeyed(c) => {
                 let _ = write!(out, "\\u{{{:x}}}", u32::from(c));
             }
             c => out.push(c),
@@ -23,12 +23,19 @@ pub fn visible(text: &str) -> String {
     out
 }
 
+/// Whether a terminal may do anything else than show it.
+#[must_use]
+pub fn is_obeyed(c: char) -> bool {
+    c.is_control() || is_formatting(c)
+}
+
 /// Characters that change how their neighbours are shown, or show nothing.
 fn is_formatting(c: char) -> bool {
     matches!(c,
-        '\u{ad}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{180e}'
-        | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
-        | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+        '\u{ad}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}'
+        | '\u{115f}' | '\u{1160}' | '\u{180e}' | '\u{200b}'..='\u{200f}'
+        | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{2800}' | '\u{3164}'
+        | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// Three significant digits and a unit: `412 µs`, `1.3 ms`, `14.2 ms`.
@@ -180,6 +187,7 @@ mod tests {
             ("a\nb\tc\rd", "a\\nb\\tc\\rd"),
             ("\u{202e}evil\u{2069}", "\\u{202e}evil\\u{2069}"),
             ("\u{9b}31m", "\\u{9b}31m"),
+            ("\u{3164}\u{2800}\u{fe0f}", "\\u{3164}\\u{2800}\\u{fe0f}"),
             ("naïve 名前", "naïve 名前"),
         ] {
             assert_eq!(visible(hostile), shown);

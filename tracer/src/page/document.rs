@@ -72,7 +72,7 @@ pub fn foot(out: &mut String, script: bool) {
 
 /// JSON as an element of a page: no text in it ends the element.
 pub fn json(out: &mut String, id: &str, value: &Value) {
-    let text = value.to_string().replace('<', "\\u003c").replace("-->", "--\\u003e");
+    let text = crate::json::to_string(value).replace('<', "\\u003c").replace("-->", "--\\u003e");
     let _ = writeln!(out, "<script type=\"application/json\" id=\"{id}\">{text}</script>");
 }
 

@@ -97,7 +97,10 @@ pub fn events(desk: &Arc<Desk>) -> Answer {
         let began = Instant::now();
         while began.elapsed() < LASTS {
             if let Some(snapshot) = desk.ask().await {
-                let event = format!("retry: 500\ndata: {}\n\n", figures(&snapshot));
+                let event = format!(
+                    "retry: 500\ndata: {}\n\n",
+                    crate::json::to_string(&figures(&snapshot))
+                );
                 if sender.send(Bytes::from(event)).await.is_err() {
                     return;
                 }

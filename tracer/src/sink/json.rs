@@ -1,7 +1,7 @@
 //! One JSON object a line.
 
 use super::Format;
-use crate::record::Record;
+use crate::{json, record::Record};
 
 mod plain;
 
@@ -15,7 +15,7 @@ impl Format for Json {
         if rare || !plain::write(record, out) {
             out.truncate(start);
             // Every key is text and every value plain, so this cannot fail.
-            if serde_json::to_writer(&mut *out, record).is_err() {
+            if json::write(&mut *out, record).is_err() {
                 out.truncate(start);
                 return;
             }

@@ -1,8 +1,8 @@
-//! JSON of the records that come by the thousand, as `serde_json` writes it, byte for byte.
+//! JSON of the records that come by the thousand, as [`crate::json`] writes it, byte for byte.
 //!
 //! A record is mostly keys and numbers. Keys are plain words, which `serde_json` searches for what
-//! must be escaped each time. What is rare here (text with something to escape) is left to it, and
-//! so are records with anything else than what is here: floats, maps, negative numbers.
+//! must be escaped each time. What is rare here (text with something to escape, or none of ASCII) is left to
+//! it, and so are records with anything else than what is here: floats, maps, negative numbers.
 
 use std::fmt;
 
@@ -10,6 +10,8 @@ use serde::{
     Serialize,
     ser::{self, Impossible, SerializeSeq, SerializeStruct, Serializer},
 };
+
+use crate::json;
 
 /// Appends a value; whether it was one of those that this can write. If not, what was appended is
 /// of no use.
@@ -56,9 +58,9 @@ fn number(mut n: u64, out: &mut Vec<u8>) {
 
 /// Appends text between quotes.
 fn quoted(text: &str, out: &mut Vec<u8>) -> Result<(), Other> {
-    let to_escape = |&b: &u8| b < b' ' || b == b'"' || b == b'\\';
+    let to_escape = |&b: &u8| b < b' ' || b == b'"' || b == b'\\' || !json::is_plain(b);
     if text.as_bytes().iter().any(to_escape) {
-        return serde_json::to_writer(out, text).map_err(|_| Other);
+        return json::write(out, text).map_err(|_| Other);
     }
     out.reserve(text.len() + 2);
     out.push(b'"');
@@ -240,19 +242,23 @@ mod tests {
     struct Empty {}
 
     #[test]
-    fn it_writes_what_serde_json_does() {
-        for some in
-            ["", "plain", "two\nlines", "\"quoted\"", "back\\slash", "\u{7f}\u{fffd}é", "\0"]
-        {
+    fn it_writes_what_the_other_does() {
+        for some in [
+            "",
+            "plain",
+            "two\nlines",
+            "\"quoted\"",
+            "back\\slash",
+            "\u{7f}\u{fffd}é",
+            "\u{202e}",
+            "\0",
+        ] {
             for list in [vec![], vec![0], vec![9, 10, 99, 100, u64::MAX]] {
                 let sample =
                     Sample { list, none: None, some: Some(some), yes: true, inner: Empty {} };
                 let mut out = Vec::new();
                 assert!(write(&sample, &mut out));
-                assert_eq!(
-                    String::from_utf8(out).unwrap(),
-                    serde_json::to_string(&sample).unwrap()
-                );
+                assert_eq!(String::from_utf8(out).unwrap(), json::to_string(&sample));
             }
         }
         assert!(!write(&1.5_f64, &mut Vec::new()));

@@ -119,6 +119,9 @@ pub fn run(flags: &Export) -> Result<u8, Failure> {
     let out = &*flags.output;
     let recordings = recording::files(&flags.recordings)?;
     output::not_an_input(out, &recordings)?;
+    if matches!(making, Making::Csv { .. } | Making::Perfetto) {
+        output::not_a_terminal(out)?;
+    }
     let exporter: Box<dyn Exporter> = match making {
         Making::Hdr { interval } => Box::new(hdr::Hdr::create(out, interval)?),
         Making::Parquet => Box::new(parquet::Parquet::create(out)?),

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, DirBuilder, File},
-    io::{self, BufWriter, Write},
+    io::{self, BufWriter, IsTerminal as _, Write},
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
     path::{Path, PathBuf},
 };
@@ -171,6 +171,18 @@ pub fn not_an_input(output: &Path, inputs: &[PathBuf]) -> Result<(), Failure> {
             format!("-o {}: it is one of the recordings; give another file", output.display()),
         )),
     }
+}
+
+/// Refuses a terminal, for what others control is written as it is.
+///
+/// # Errors
+/// When standard output is one, and is the output.
+pub fn not_a_terminal(output: &Path) -> Result<(), Failure> {
+    if output.as_os_str() == "-" && io::stdout().is_terminal() {
+        let why = "-o -: a terminal would obey what is in it; use a pipe, or -o FILE";
+        return Err(Failure::new(Why::Usage, why));
+    }
+    Ok(())
 }
 
 /// Text as a part of a path, as Hive's partitions have it: ASCII but letters, digits, `-`, `_` and

@@ -35,6 +35,25 @@ fn what_makes_no_sense_is_refused() {
 }
 
 #[test]
+fn a_terminal_gets_no_bytes_that_it_would_obey() {
+    let Some(rig) = Rig::new() else { return };
+    if !rig.has(&["script"]) {
+        return;
+    }
+    let path = rig.path("r.ndjson");
+    let _ = fleet::simulate(1, 1, &path);
+    for (to, code) in [("csv", 2), ("perfetto", 2), ("folded", 0), ("hdr", 0)] {
+        let mut command = Command::new("script");
+        let line = format!("\"$FORKSCOPE\" export --to {to} \"$RECORDING\" -o -");
+        command.args(["-qec", &line, "/dev/null"]);
+        command.env("FORKSCOPE", rig.forkscope()).env("RECORDING", &path);
+        let done = rig.run(command).expect_code(code);
+        assert_eq!(done.stdout().contains("use a pipe, or -o FILE"), code == 2, "{to}");
+        assert!(!done.stdout().contains('\u{1b}'), "{to}");
+    }
+}
+
+#[test]
 fn a_reader_that_goes_away_is_no_failure() {
     let Some(rig) = Rig::new() else { return };
     let mut command = Command::new("sh");

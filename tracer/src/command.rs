@@ -220,10 +220,9 @@ fn become_command(
         // SAFETY: ends this process without running anybody's destructors.
         unsafe { libc::_exit(0) };
     }
-    // SAFETY: Rust's start-up ignores SIGPIPE, which the command must not inherit; `mask` and
-    // `argv` live on, and `argv` ends with null.
+    crate::inherited::give_back();
+    // SAFETY: `mask` and `argv` live on, and `argv` ends with null.
     unsafe {
-        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
         libc::sigprocmask(libc::SIG_SETMASK, mask, std::ptr::null_mut());
         libc::execvp(program, argv.as_ptr());
     }

@@ -24,6 +24,7 @@ pub mod failure;
 pub mod fuzz;
 pub mod helper;
 pub mod histogram;
+pub mod inherited;
 pub mod json;
 pub mod kernel;
 pub mod page;

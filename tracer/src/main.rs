@@ -10,10 +10,11 @@ use forkscope::{
     cli::{self, Action},
     demo, diff, doctor, export,
     failure::Failure,
-    profile, report, serve, top, trace, workload,
+    inherited, profile, report, serve, top, trace, workload,
 };
 
 fn main() -> ExitCode {
+    inherited::settle();
     match run() {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {

@@ -92,6 +92,21 @@ fn its_input_arguments_and_environment_are_its_own() {
 }
 
 #[test]
+fn it_ignores_what_it_would_ignore_without_us() {
+    let Some(rig) = Rig::new() else { return };
+    let grep = ["grep", "SigIgn", "/proc/self/status"];
+    for ignored in ["", "trap '' PIPE;", "trap '' XFSZ;", "trap '' PIPE XFSZ HUP;"] {
+        let script = format!("{ignored} exec \"$@\"");
+        let within = ["sh", "-c", &script, "sh"];
+        let mut plain = Command::new("sh");
+        plain.args(&within[1..]).args(grep);
+        let plain = rig.run(plain).expect_code(0).stdout();
+        let traced = rig.trace(&[]).within(within).command(grep).run_only().0.expect_code(0);
+        assert_eq!(traced.stdout(), plain, "{ignored}");
+    }
+}
+
+#[test]
 fn signals_are_passed_on() {
     let Some(rig) = Rig::new() else { return };
     for (name, number) in [

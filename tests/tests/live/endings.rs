@@ -146,6 +146,43 @@ fn a_disk_that_fills_leaves_whole_lines() {
     }
 }
 
+/// RLIMIT_FSIZE, and its signal.
+#[test]
+fn a_limit_on_the_size_of_files_is_as_a_full_disk() {
+    let Some(rig) = Rig::new() else { return };
+    if !rig.has(&["prlimit"]) {
+        return;
+    }
+    let records = rig.path("records");
+    let limited = |words: &[&str]| {
+        let mut command = Command::new("prlimit");
+        command.arg("--fsize=20000").arg(rig.forkscope()).args(["trace", "--format", "json", "-o"]);
+        command.arg(&records).args(words);
+        command
+    };
+    let whole = || {
+        let text = fs::read_to_string(&records).expect("what was written");
+        assert!(text.len() > 10_000 && text.ends_with('\n'), "{} bytes", text.len());
+        for line in text.lines() {
+            forkscope_tests::strict(&serde_json::from_str(line).expect("a record"));
+        }
+    };
+    let mut running = rig.start(limited(&["--duration", "60s"]));
+    while !running.ended() {
+        storm(&rig, 200);
+    }
+    running.finish().expect_error(1, &["File too large", "records are lost"]);
+    whole();
+    // The command goes on, and has the signal as it was.
+    let script = "for i in 1 2 3 4 5 6 7 8 9 10; do /bin/true; /bin/true; /bin/true; done
+                  /bin/sh -c 'head -c 30000 /dev/zero >\"$0\"' \"$0\"; echo $?";
+    let large = rig.path("large");
+    let done = rig.run(limited(&["--", "sh", "-c", script, large.to_str().expect("text")]));
+    assert_eq!(done.stdout(), format!("{}\n", 128 + libc::SIGXFSZ), "{}", done.stderr());
+    assert!(done.stderr().contains("File too large"), "{}", done.stderr());
+    whole();
+}
+
 #[test]
 fn the_output_file_is_ours_alone() {
     let Some(rig) = Rig::new() else { return };

@@ -1,7 +1,7 @@
 //! Worlds that lack something: a clear line and exit code 3 or 4, or a run that says what it does
 //! without, and what it still counts is right.
 
-use std::{ffi::OsStr, fs, path::Path, process::Command};
+use std::{ffi::OsStr, fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
 
 use forkscope_tests::{Done, Fields as _, Recording, Rig, skip};
 use serde_json::Value;
@@ -96,6 +96,54 @@ fn no_tracefs() {
 }
 
 #[test]
+fn tracefs_that_may_not_be_read() {
+    let Some(rig) = Rig::new() else { return };
+    if !rig.has(&["unshare", "setpriv"]) {
+        return;
+    }
+    // Nobody may run it where cargo puts it.
+    let copy = rig.path("forkscope");
+    fs::copy(rig.forkscope(), &copy).expect("a copy");
+    fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).expect("chmod");
+    let script = "umount -a -t tracefs,debugfs 2>/dev/null
+                  mount -t tracefs -o mode=700 none /sys/kernel/tracing || exit 99";
+    let capabilities = "+bpf,+perfmon";
+    let mut words = in_mounts(script);
+    words.extend(["setpriv", "--reuid", "65534", "--regid", "65534"].map(String::from));
+    words.extend(["--clear-groups", "--inh-caps", capabilities].map(String::from));
+    words.extend(["--ambient-caps", capabilities].map(String::from));
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]).arg(&copy).args(["doctor", "--format", "json"]);
+    let done = rig.run(command).expect_code(0);
+    let found: Value = serde_json::from_slice(&done.stdout).expect("JSON");
+    let said = found.text("tracefs");
+    assert!(said.contains("mounted at /sys/kernel/tracing but not readable"), "{said}");
+    assert!(said.contains("CAP_DAC_READ_SEARCH"), "{said}");
+}
+
+#[test]
+fn a_user_namespace() {
+    let Some(rig) = Rig::new() else { return };
+    if !rig.has(&["unshare"]) {
+        return;
+    }
+    let (done, recording) = trace(&rig, ["unshare", "--user", "--map-root-user"]);
+    done.expect_error(3, &["not permitted", "user namespace of its own"]);
+    assert!(recording.is_none());
+}
+
+#[test]
+fn no_sysfs() {
+    let Some(rig) = Rig::new() else { return };
+    if !rig.has(&["unshare"]) {
+        return;
+    }
+    let (done, recording) = trace(&rig, in_mounts("umount -l /sys"));
+    done.expect_error(4, &["/sys is not mounted", "mount -t sysfs"]);
+    assert!(recording.is_none());
+}
+
+#[test]
 fn no_perf_events() {
     let Some(rig) = Rig::new() else { return };
     let Some(nosys) = rig.program("nosys") else { return };
@@ -173,7 +221,7 @@ fn a_limit_on_memory() {
     let within = ["sh", "-c", &enter, "sh"];
     let (done, _) = rig.trace(&["--buffer", "1GiB", "--duration", "1s"]).within(within).run_only();
     let removed = fs::remove_dir(&group);
-    done.expect_error(4, &["making the eBPF maps", "memory", "--buffer"]);
+    done.expect_error(1, &["making the eBPF maps", "memory", "--buffer"]);
     removed.expect("nothing is left in the group");
 }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use forkscope_common::config::Offsets;
 
-use super::host::Host;
+use super::host::{Host, mend_btf};
 use crate::{
     failure::{Failure, Why},
     plan::{Backend, Measures, Plan},
@@ -143,9 +143,9 @@ fn choose_part(host: &Host, among: &[Backend], part: Part, before: &[Chosen]) ->
 pub fn choose(host: &Host, plan: &Plan) -> Result<Choice, Failure> {
     let unsupported = |message| Failure::new(Why::Unsupported, message);
     if let Err(why) = &host.btf {
-        return Err(unsupported(format!(
-            "the kernel's type information cannot be read: {why}; use a kernel with BTF"
-        )));
+        let (kind, mend) = mend_btf(why);
+        let message = format!("the kernel's type information cannot be read: {why}; {mend}");
+        return Err(Failure::new(kind, message));
     }
     let needed = [
         (plan.measures.spawn || plan.measures.cow, "task_newtask"),

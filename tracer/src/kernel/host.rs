@@ -13,6 +13,7 @@ use super::{
     facts::{CALLED, Facts, Without},
     sys,
 };
+use crate::failure::Why;
 
 /// Where the kernel publishes its own type information.
 pub const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
@@ -31,6 +32,11 @@ const SYS_ADMIN: u32 = 21;
 const PERFMON: u32 = 38;
 const BPF: u32 = 39;
 
+/// The tracing file system is there, and may not be looked into.
+pub const UNREADABLE: &str = "not readable: give CAP_DAC_READ_SEARCH";
+const NO_SYS: &str = "is not there: /sys is not mounted";
+const NO_MEMORY: &str = "not enough memory to read it";
+
 /// The tracing file system, wherever it is.
 pub struct Tracefs {
     dir: OwnedFd,
@@ -41,16 +47,26 @@ pub struct Tracefs {
 impl Tracefs {
     /// Finds it mounted, or mounts it where nobody else sees it.
     fn open() -> Result<Self, String> {
+        let mut refused = None;
         for mount in mounts("tracefs") {
-            if let Ok(dir) = sys::open_dir(&mount)
-                && sys::read_below(dir.as_fd(), "events/syscalls/sys_enter_execve/id").is_ok()
-            {
-                return Ok(Self { dir, by: format!("mounted at {}", mount.display()) });
+            let dir = sys::open_dir(&mount).and_then(|dir| {
+                sys::read_below(dir.as_fd(), "events/syscalls/sys_enter_execve/id")?;
+                Ok(dir)
+            });
+            match dir {
+                Ok(dir) => return Ok(Self { dir, by: format!("mounted at {}", mount.display()) }),
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    refused = Some(mount);
+                }
+                Err(_) => {}
             }
         }
-        match sys::detached_mount(c"tracefs") {
-            Ok(dir) => Ok(Self { dir, by: "mounted for this process alone".into() }),
-            Err(error) => Err(format!("not mounted, and mounting it failed: {error}")),
+        match (sys::detached_mount(c"tracefs"), refused) {
+            (Ok(dir), _) => Ok(Self { dir, by: "mounted for this process alone".into() }),
+            (Err(_), Some(mount)) => {
+                Err(format!("mounted at {} but {UNREADABLE}", mount.display()))
+            }
+            (Err(error), None) => Err(format!("not mounted, and mounting it failed: {error}")),
         }
     }
 
@@ -312,11 +328,39 @@ impl Host {
 
 fn missing_btf(error: &io::Error) -> String {
     match error.kind() {
+        io::ErrorKind::OutOfMemory => format!("{BTF_PATH}: {NO_MEMORY}"),
+        io::ErrorKind::NotFound if !Path::new("/sys/kernel").exists() => {
+            format!("{BTF_PATH} {NO_SYS}")
+        }
         io::ErrorKind::NotFound => {
             format!("{BTF_PATH} is not there: the kernel was built without CONFIG_DEBUG_INFO_BTF")
         }
         _ => format!("{BTF_PATH}: {error}"),
     }
+}
+
+/// How it counts that there is no type information for this reason, and what mends it.
+#[must_use]
+pub fn mend_btf(why: &str) -> (Why, &'static str) {
+    if why.ends_with(NO_MEMORY) {
+        (Why::Failed, "free some memory, or raise the limit on address space (ulimit -v)")
+    } else if why.ends_with(NO_SYS) {
+        (Why::Unsupported, "mount -t sysfs sysfs /sys")
+    } else {
+        (Why::Unsupported, "use a kernel with BTF (CONFIG_DEBUG_INFO_BTF)")
+    }
+}
+
+/// Whether this process is in a user namespace that was made: what it may do there, it may not do
+/// to the kernel.
+#[must_use]
+pub fn in_user_namespace() -> bool {
+    fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| !is_initial(&map))
+}
+
+/// Every uid of the kernel's is the same here.
+fn is_initial(uid_map: &str) -> bool {
+    uid_map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
 fn effective_capabilities() -> u64 {
@@ -419,6 +463,23 @@ mod tests {
         );
         assert_eq!(mount_of(line, "debugfs"), None);
         assert_eq!(mount_of("garbage", "tracefs"), None);
+    }
+
+    #[test]
+    fn a_reason_has_its_own_advice() {
+        for (error, why, advice) in [
+            (io::ErrorKind::OutOfMemory, Why::Failed, "raise the limit on address space"),
+            (io::ErrorKind::NotFound, Why::Unsupported, "use a kernel with BTF"),
+        ] {
+            let (found, text) = mend_btf(&missing_btf(&error.into()));
+            assert_eq!(found, why);
+            assert!(text.contains(advice), "{text}");
+        }
+        assert_eq!(mend_btf(&format!("{BTF_PATH} {NO_SYS}")).1, "mount -t sysfs sysfs /sys");
+        assert!(is_initial("         0          0 4294967295\n"));
+        for map in ["0 1000 1\n", "0 100000 65536\n", "0 0 4294967295\n1 2 3\n", ""] {
+            assert!(!is_initial(map), "{map}");
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ use super::{
     cgroups::{self, Named},
     config,
     facts::CALLED,
-    host::Host,
+    host::{Host, in_user_namespace},
     ring::Ring,
     sys::{self, Mapped},
     witness::Wrong,
@@ -178,6 +178,13 @@ fn loading(host: &Host, what: &str, error: &(dyn std::error::Error + 'static)) -
     if denied && !missing.is_empty() {
         return not_permitted(&missing);
     }
+    if denied && in_user_namespace() {
+        return Failure::new(
+            Why::NotPermitted,
+            "not permitted to trace: this is in a user namespace of its own (capabilities there \
+             do not load programs); run it outside, as root",
+        );
+    }
     let (why, do_this) = if host.lockdown.as_deref() == Some("confidentiality") {
         let do_this = "the kernel is locked down (confidentiality), and its memory is not read; \
                        boot it with lockdown=integrity or without";
@@ -187,7 +194,7 @@ fn loading(host: &Host, what: &str, error: &(dyn std::error::Error + 'static)) -
     } else if no_memory {
         let do_this = "there is not the memory for it, or a limit of the control group (or \
                        RLIMIT_MEMLOCK, before 5.11) forbids it: raise that, or make --buffer smaller";
-        (Why::Unsupported, do_this)
+        (Why::Failed, do_this)
     } else if full {
         reason = "too many open files".into();
         (Why::Failed, "raise the limit on them, as by `ulimit -n 1024`")

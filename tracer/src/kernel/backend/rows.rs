@@ -4,7 +4,10 @@ use forkscope_common::config::{MISSING, Offsets};
 
 use super::{At, Choice, Chosen, Part, Use, offsets, reasons};
 use crate::{
-    kernel::{config, host::Host},
+    kernel::{
+        config,
+        host::{Host, UNREADABLE, mend_btf},
+    },
     plan::{Backend, Measures, Plan},
 };
 
@@ -213,7 +216,9 @@ fn row(chosen: &Chosen, key: &'static str, title: &'static str) -> Measurement {
 /// What would mend it: what stands in the way of each backend.
 fn mend(chosen: &Chosen) -> String {
     let reasons = reasons(chosen);
-    if reasons.contains("tracefs") {
+    if reasons.contains(UNREADABLE) {
+        "CAP_DAC_READ_SEARCH".into()
+    } else if reasons.contains("tracefs") {
         "mount -t tracefs tracefs /sys/kernel/tracing, or CAP_SYS_ADMIN".into()
     } else if reasons.contains("CONFIG_KPROBE") {
         "a kernel with CONFIG_KPROBE_EVENTS, or one that lets fentry programs load".into()
@@ -260,7 +265,7 @@ fn required(host: &Host, key: &'static str, title: &'static str, hook: &str) -> 
     }
     match &host.btf {
         Ok(_) => found.worse(State::Missing, format!("no BTF tracepoint {hook}"), "a newer kernel"),
-        Err(why) => found.worse(State::Missing, why.clone(), "a kernel with CONFIG_DEBUG_INFO_BTF"),
+        Err(why) => found.worse(State::Missing, why.clone(), mend_btf(why).1),
     }
 }
 

@@ -101,6 +101,15 @@ fn clients_get_what_they_ask_for_and_no_more() {
     assert!(page.contains("/metrics") && page.contains("/healthz"), "{page}");
     let health = request("GET /healthz");
     assert_eq!((health.status, health.text().as_str()), (200, "ok\n"));
+    for (asked, hosts, status) in [
+        ("/metrics", "Host: x\r\nHost: x", 400),
+        ("http://127.0.0.1/metrics", "Host: x", 400),
+        ("http://x/", "Host: 127.0.0.1", 400),
+        ("http://X/metrics", "Host: x", 200),
+    ] {
+        let answer = daemon.request(&format!("GET {asked} HTTP/1.1\r\n{hosts}\r\n\r\n"));
+        assert_eq!(answer.status, status, "{asked} {hosts}");
+    }
     // A head that does not end, and one that is no HTTP.
     let long = "x".repeat(64 << 10);
     let answer = daemon.request(&format!("GET / HTTP/1.1\r\nHost: x\r\nX: {long}\r\n\r\n"));

@@ -175,7 +175,23 @@ fn is_browser(request: &Request<Incoming>) -> bool {
     accept.is_some_and(|accept| accept.contains("text/html"))
 }
 
+/// Whether it names two hosts.
+fn is_ambiguous(request: &Request<Incoming>) -> bool {
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let first = hosts.next();
+    let other = |host: &HeaderValue| {
+        request
+            .uri()
+            .authority()
+            .is_some_and(|asked| !asked.as_str().as_bytes().eq_ignore_ascii_case(host.as_bytes()))
+    };
+    hosts.next().is_some() || first.is_some_and(other)
+}
+
 async fn respond(request: &Request<Incoming>, desk: &Arc<Desk>) -> Answer {
+    if is_ambiguous(request) {
+        return plain(StatusCode::BAD_REQUEST, "two hosts are named; name one\n".into());
+    }
     let path = request.uri().path();
     if !matches!(path, "/" | "/events" | "/metrics" | "/healthz") {
         return plain(StatusCode::NOT_FOUND, "not found; there are /metrics and /healthz\n".into());

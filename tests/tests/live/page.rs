@@ -71,12 +71,7 @@ const USED: &str = r#"(async () => {
 /// What the browser says of a page; it must have nothing to complain of, and ask for nothing but
 /// this.
 pub fn opened(rig: &Rig, page: &Path, script: &str, may_ask: &[&str]) -> Value {
-    let driver = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/live/page/chromium.py");
-    let pictures = rig.path("pictures");
-    fs::create_dir_all(&pictures).expect("a folder");
-    let mut command = Command::new("python3");
-    command.arg(driver).arg(page).arg(script).arg(&pictures);
-    let done = rig.run(command).expect_code(0);
+    let done = rig.run(browser(rig, page, script)).expect_code(0);
     let said: Value = serde_json::from_slice(&done.stdout).expect("JSON");
     assert_eq!(said["errors"], json!([]), "{}", page.display());
     let asked = said["asked"].as_array().expect("addresses");
@@ -84,10 +79,21 @@ pub fn opened(rig: &Rig, page: &Path, script: &str, may_ask: &[&str]) -> Value {
     assert!(asked.iter().all(may), "{asked:?}");
     assert_eq!(said["width_at_360"], 360, "the page itself scrolls sideways");
     for name in ["light", "dark", "narrow"] {
-        let picture = fs::metadata(pictures.join(format!("{name}.png"))).expect("a picture");
+        let picture = rig.path("pictures").join(format!("{name}.png"));
+        let picture = fs::metadata(picture).expect("a picture");
         assert!(picture.len() > 10_000, "{name}: {} bytes", picture.len());
     }
     said["value"].clone()
+}
+
+/// A browser that opens a page, uses it and says what it found.
+pub fn browser(rig: &Rig, page: &Path, script: &str) -> Command {
+    let driver = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/live/page/chromium.py");
+    let pictures = rig.path("pictures");
+    fs::create_dir_all(&pictures).expect("a folder");
+    let mut command = Command::new("python3");
+    command.arg(driver).arg(page).arg(script).arg(&pictures);
+    command
 }
 
 fn forkscope<S: AsRef<OsStr>>(rig: &Rig, words: impl IntoIterator<Item = S>) -> Vec<u8> {

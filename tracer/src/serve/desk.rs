@@ -6,7 +6,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use tokio::sync::{Notify, Semaphore, watch};
@@ -35,6 +35,8 @@ pub struct Desk {
     pub bell: Arc<Notify>,
     /// Rung when the web server is to stop.
     pub quit: Notify,
+    /// When this began to count, ms since 1970: another has another.
+    pub began: u64,
     /// Room for who watches.
     pub watchers: Arc<Semaphore>,
     stopping: AtomicBool,
@@ -50,6 +52,7 @@ impl Desk {
         Self {
             bell: Arc::new(Notify::new()),
             quit: Notify::new(),
+            began: SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_millis() as u64),
             watchers: Arc::new(Semaphore::new(WATCHERS)),
             stopping: AtomicBool::new(false),
             published: watch::Sender::new(None),

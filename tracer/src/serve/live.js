@@ -2,14 +2,19 @@
 // Everything that comes is put into the page as text, never as HTML.
 const byId = (id) => document.getElementById(id);
 const KINDS = ['fork', 'vfork', 'posix_spawn', 'clone', 'thread', 'io_thread', 'kthread'];
-const COLOURS = ['#2f80c8', '#e07b00', '#009e73', '#c75b9b', '#8d6fd6', '#b08a00', '#d1454b'];
+const COLOURS = ['#2f80c8', '#d67300', '#009e73', '#c75b9b', '#8d6fd6', '#b08a00', '#d1454b'];
 const DASHES = ['', '8 3', '2 3', '8 3 2 3', '12 4', '4 4', '1 4'];
 const HISTORY = 120;
 let history = [];
 let mark = null;
 let last = null;
+// A connection ends by itself after seconds and the next begins half a second later: only longer
+// than this is silence.
+const SILENCE = 5000;
+const opened = Date.now();
 
 const count = (n) => Math.round(n).toLocaleString('en');
+const clock = (at) => new Date(at).toLocaleTimeString('en-GB');
 const rate = (n) => (n === null ? '–' : n < 10 ? `${n.toFixed(1)}/s` : `${count(n)}/s`);
 function time(s) {
   if (s === null) return '–';
@@ -117,6 +122,10 @@ function plot(place, title, says, lines, x, y, xs, ys) {
     const n = Math.max(0, KINDS.indexOf(name));
     const look = { fill: 'none', stroke: COLOURS[n], 'stroke-width': 2, 'stroke-dasharray': DASHES[n] };
     svg.append(shape('polyline', { ...look, points: points.map(([a, b]) => `${px(a).toFixed(1)},${py(b).toFixed(1)}`).join(' ') }));
+    // A line from a point to itself is not seen.
+    if (points.length && points.every(([a]) => px(a) - px(points[0][0]) < 1)) {
+      svg.append(shape('circle', { cx: px(points[0][0]), cy: py(points[points.length - 1][1]), r: 4, fill: COLOURS[n] }));
+    }
     svg.append(shape('line', { ...look, x1: at, x2: at + 22, y1: 14, y2: 14 }));
     svg.append(shape('text', { x: at + 27, y: 19 }, name));
     at += 50 + 8 * name.length;
@@ -195,7 +204,7 @@ function draw() {
   };
   const clamp = (v) => Math.min(1, Math.max(0, v));
   plot('latency', 'Percentiles of creating calls by mechanism',
-    'How long creating calls took, from the median to the rarest on the right.',
+    'How long creating calls took, from the fastest at 0 % on the left to the slowest and rarest on the right.',
     calls.map((one) => ({ name: one.of.mechanism, points: ranks(one) })),
     (v) => Math.log10(v) / 5, (v) => clamp((Math.log10(v) + 7) / 8),
     [[1, '0 %'], [10, '90 %'], [100, '99 %'], [1000, '99.9 %'], [1e4, '99.99 %'], [1e5, '99.999 %']],
@@ -242,7 +251,7 @@ function draw() {
 byId('mark').addEventListener('click', () => {
   mark = last;
   byId('forget').hidden = false;
-  byId('said').textContent = mark ? `compared with ${new Date(mark.at).toLocaleTimeString()}` : 'nothing to compare with yet';
+  byId('said').textContent = mark ? `compared with ${clock(mark.at)}` : 'nothing to compare with yet';
 });
 byId('forget').addEventListener('click', () => {
   mark = null;
@@ -255,11 +264,28 @@ byId('pause').addEventListener('click', () => {
   byId('pause').setAttribute('aria-pressed', String(paused));
 });
 
+// What is shown is of now, or of then.
+function silent(words) {
+  if (byId('silent').textContent === words) return;
+  byId('silent').textContent = words;
+  byId('silent').className = words ? 'warn' : '';
+  byId('content').classList.toggle('old', words !== '');
+  byId('now-h').textContent = words && last ? `At ${clock(last.at)}` : 'Now';
+}
+
 const source = new EventSource('/events');
 source.addEventListener('message', (event) => {
   const figures = JSON.parse(event.data);
   figures.at = Date.now();
+  // Another forkscope counts from 0: nothing of before can be compared with it.
+  if (last && last.since !== figures.since) {
+    history = [];
+    mark = null;
+    byId('forget').hidden = true;
+    byId('said').textContent = 'forkscope was restarted: counts begin again';
+  }
   last = figures;
+  silent('');
   const before = history[history.length - 1]?.figures;
   history.push({ at: figures.at, figures, rates: before ? rates(before, figures) : null });
   // Only the last two are needed whole.
@@ -268,5 +294,9 @@ source.addEventListener('message', (event) => {
   if (byId('pause').getAttribute('aria-pressed') !== 'true') draw();
 });
 source.addEventListener('error', () => {
-  if (source.readyState === EventSource.CLOSED) byId('said').textContent = 'no more figures: too many are watching, or forkscope has ended; load the page again';
+  if (source.readyState === EventSource.CLOSED) silent('no more figures: too many are watching, or forkscope has ended; load the page again');
 });
+setInterval(() => {
+  if (source.readyState === EventSource.CLOSED || Date.now() - (last?.at ?? opened) < SILENCE) return;
+  silent(`no figures ${last ? `since ${clock(last.at)}` : 'yet'}: forkscope serve does not answer; trying again`);
+}, 1000);

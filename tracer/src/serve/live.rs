@@ -97,10 +97,8 @@ pub fn events(desk: &Arc<Desk>) -> Answer {
         let began = Instant::now();
         while began.elapsed() < LASTS {
             if let Some(snapshot) = desk.ask().await {
-                let event = format!(
-                    "retry: 500\ndata: {}\n\n",
-                    crate::json::to_string(&figures(&snapshot))
-                );
+                let figures = crate::json::to_string(&figures(&snapshot, desk.began));
+                let event = format!("retry: 500\ndata: {figures}\n\n");
                 if sender.send(Bytes::from(event)).await.is_err() {
                     return;
                 }
@@ -121,8 +119,8 @@ fn labels(labels: &Labels) -> Value {
 }
 
 /// The families as JSON: counters as they are, histograms by their native buckets, which are 2.2 %
-/// wide, each with its upper bound in seconds.
-fn figures(snapshot: &Snapshot) -> Value {
+/// wide, each with its upper bound in seconds. What has another beginning counts anew.
+fn figures(snapshot: &Snapshot, began: u64) -> Value {
     let families = snapshot.families.iter().map(|family| {
         let metrics: Vec<Value> = match &family.metrics {
             Metrics::Counters(all) => {
@@ -141,6 +139,7 @@ fn figures(snapshot: &Snapshot) -> Value {
         (family.name.trim_start_matches("forkscope_"), metrics)
     });
     json!({
+        "since": began,
         "families": families.collect::<std::collections::BTreeMap<_, _>>(),
         "troubles": snapshot.troubles,
     })

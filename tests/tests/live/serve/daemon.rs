@@ -37,7 +37,10 @@ pub type Samples = BTreeMap<String, f64>;
 
 pub fn command(rig: &Rig, flags: &[&str]) -> Command {
     let mut command = Command::new(rig.forkscope());
-    command.args(["serve", "--listen", "127.0.0.1:0"]);
+    command.arg("serve");
+    if !flags.contains(&"--listen") {
+        command.args(["--listen", "127.0.0.1:0"]);
+    }
     command.args(backend().into_iter().flat_map(|name| ["--backend", name]));
     command.args(flags);
     command

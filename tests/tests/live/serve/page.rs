@@ -1,10 +1,12 @@
 //! The page for people, in a browser and by hand.
 
 use std::{
+    fs,
     io::{Read as _, Write as _},
     net::TcpStream,
     path::Path,
     process::Command,
+    thread,
     time::Duration,
 };
 
@@ -12,7 +14,7 @@ use forkscope_tests::Rig;
 use serde_json::{Value, json};
 
 use super::daemon::{Daemon, samples, sum};
-use crate::page::{EVIL, opened};
+use crate::page::{EVIL, browser, opened};
 
 /// Waits for figures, marks, and waits for more.
 const WATCHED: &str = r#"(async () => {
@@ -106,6 +108,74 @@ while True:
     assert!(fork as f64 >= sum(&metrics, "forkscope_spawns_total", &["mechanism=fork"]));
     let call = |row: &&Value| row[0] == "fork call";
     assert!(said["latencies"].as_array().expect("rows").iter().any(|row| call(&row)), "{said}");
+    daemon.stop();
+}
+
+/// Marks, waits until nothing comes, and then until it comes again.
+const DESERTED: &str = r#"(async () => {
+  const text = (id) => document.getElementById(id).textContent;
+  const until = async (done) => {
+    for (let n = 0; n < 1200 && !done(); n++) await new Promise((go) => setTimeout(go, 50));
+    return done();
+  };
+  const old = () => document.getElementById('content').classList.contains('old');
+  const say = { drawn: await until(() => text('figures') !== '') };
+  document.getElementById('mark').click();
+  say.before = [text('silent'), text('now-h'), old()];
+  await until(() => text('silent') !== '');
+  say.silent = [text('silent'), text('now-h'), old()];
+  say.again = await until(() => text('silent') === '');
+  say.after = [text('said'), text('now-h'), old(), document.getElementById('forget').hidden];
+  await until(() => text('rates-says').includes('/s'));
+  say.negative = /[-−]\d/.test(text('figures') + text('rates') + text('rates-says') + text('who'));
+  return say;
+})()"#;
+
+#[test]
+fn a_page_whose_daemon_is_gone_says_so_and_begins_again_with_the_next() {
+    let Some(rig) = Rig::new() else { return };
+    if !rig.has(&["python3", "chromium"]) {
+        return;
+    }
+    let daemon = Daemon::start(&rig, &[]);
+    let address = daemon.address;
+    let fork = || {
+        let mut load = Command::new(rig.forkscope());
+        load.args(["workload", "fork", "--count", "50"]);
+        rig.run(load).expect_code(0);
+    };
+    fork();
+    let page = rig.start(browser(&rig, Path::new(&format!("http://{address}/")), DESERTED));
+    let port = format!(":{:04X} ", address.port());
+    let mut watched = false;
+    for _ in 0..600 {
+        let all = fs::read_to_string("/proc/net/tcp").expect("connections");
+        let here =
+            |line: &str| line.contains(&port) && line.split_whitespace().nth(3) == Some("01");
+        watched = all.lines().any(here);
+        if watched {
+            break;
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    assert!(watched, "nobody has opened the page");
+    thread::sleep(Duration::from_secs(5));
+    daemon.stop();
+    thread::sleep(Duration::from_secs(8));
+    let daemon = Daemon::start(&rig, &["--listen", &address.to_string()]);
+    fork();
+    let done = page.finish().expect_code(0);
+    let said: Value = serde_json::from_slice(&done.stdout).expect("JSON");
+    let said = &said["value"];
+    assert_eq!((&said["drawn"], &said["again"]), (&json!(true), &json!(true)), "{said}");
+    assert_eq!(said["before"], json!(["", "Now", false]), "{said}");
+    let silent: (String, String, bool) =
+        serde_json::from_value(said["silent"].clone()).expect("words");
+    assert!(silent.0.starts_with("no figures since ") && silent.0.contains("does not answer"));
+    assert!(silent.1.starts_with("At ") && silent.2, "{silent:?}");
+    let words = "forkscope was restarted: counts begin again";
+    assert_eq!(said["after"], json!([words, "Now", false, true]), "{said}");
+    assert_eq!(said["negative"], json!(false), "{said}");
     daemon.stop();
 }
 

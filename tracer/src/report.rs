@@ -25,7 +25,7 @@ mod text;
 
 use self::{
     groups::{Groups, Ran, Shown, Spawned},
-    merge::{Disagreement, Merge, Section},
+    merge::{Disagreement, Merge, Section, Source},
 };
 
 /// Everything that a report says: a summary record with more to it.
@@ -77,6 +77,12 @@ pub struct Failures {
 }
 
 impl Reported {
+    /// Whether every recording says itself what was lost: one that was cut off does not.
+    #[must_use]
+    pub fn losses_told(&self) -> bool {
+        self.recordings.iter().all(|one| one.source == Source::Kernel)
+    }
+
     /// Of what was gathered: by what, how many groups, and which first.
     #[must_use]
     pub fn new(

@@ -56,6 +56,9 @@ pub fn run(flags: &Top) -> Result<u8, Failure> {
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
         let replay = replay::read(path)?;
         let mut app = App::replay(name, replay.moments, draw::Colours::wanted());
+        if let Some(first) = replay.problems.first() {
+            app.say(first.clone());
+        }
         Loop { signals: &signals, live: None }.run(&mut app)?;
         return Ok(0);
     }

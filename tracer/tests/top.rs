@@ -197,3 +197,27 @@ fn keys_do_what_help_says() {
     assert_eq!(press(&mut app, "q"), None);
     assert_eq!(press(&mut app, "q"), Some(Ask::Quit));
 }
+
+#[test]
+fn a_recording_without_an_end_does_not_say_what_was_lost() {
+    let whole = fs::read_to_string(golden("records.ndjson")).expect("the file");
+    let folder = env::temp_dir().join(format!("forkscope-top-cut-{}", std::process::id()));
+    fs::create_dir_all(&folder).expect("a folder");
+    let path = folder.join("cut.ndjson");
+    let kept = |line: &&str| {
+        !["summary", "lost"].iter().any(|kind| line.contains(&format!("{{\"type\":\"{kind}\"")))
+    };
+    let mut lines: Vec<&str> = whole.lines().filter(kept).collect();
+    lines.push("{\"type\":\"spa");
+    fs::write(&path, lines.join("\n")).expect("a recording");
+    let read = replay::read(&path).expect("a recording");
+    fs::remove_dir_all(&folder).expect("the folder");
+    assert!(read.problems[0].contains("cut off"), "{:?}", read.problems);
+    let mut app = App::replay("cut.ndjson".into(), read.moments, Colours::None);
+    for keys in ["", "<Home>"] {
+        press(&mut app, keys);
+        let screen = text(&drawn(&mut app, 80, 24), false);
+        let first = screen.lines().next().expect("a line");
+        assert!(first.ends_with("  no summary: losses unknown"), "{first}");
+    }
+}

@@ -229,6 +229,7 @@ fn after_a_crash_what_was_written_is_read() {
         assert_eq!(said["counters"].number("exits"), of_kind("exit"));
         let text = forkscope(&rig, ["report".as_ref(), path.as_os_str()]).expect_code(0).stdout();
         assert!(text.contains("without a summary of its own"), "{text}");
+        assert!(text.contains("losses unknown") && !text.contains("nothing lost"), "{text}");
     }
 }
 

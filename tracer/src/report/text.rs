@@ -17,7 +17,7 @@ use crate::{
 /// The whole report.
 pub fn render(report: &Reported, layout: Layout) -> String {
     let mut out = head(report);
-    out.push_str(&summary::render(&report.summary, layout));
+    out.push_str(&summary::summed(&report.summary, layout, report.losses_told()));
     let only = only_cgroup(report);
     let mut table = Table { out: &mut out, layout, by: &report.by, cgroups: only.is_none() };
     if !report.groups.is_empty() {

@@ -130,6 +130,15 @@ impl App {
         }
     }
 
+    /// Whether this is a recording whose end is missing: it does not say what was lost.
+    #[must_use]
+    pub fn unsummed(&self) -> bool {
+        match &self.source {
+            Source::Live => false,
+            Source::Recording { moments, .. } => moments.last().is_some_and(|m| !m.from_kernel),
+        }
+    }
+
     /// Whether nothing new is shown.
     #[must_use]
     pub fn paused(&self) -> bool {

@@ -212,12 +212,16 @@ fn panels(frame: &mut Frame<'_>, area: Rect, app: &mut App) {
 
 /// What is lost, always in the same words.
 fn losses(app: &App) -> (Role, String) {
-    let lost = app.snapshot.lost;
+    let (lost, unknown) = (app.snapshot.lost, app.unsummed());
     if lost.total() == 0 {
-        return (Role::Good, "nothing lost".into());
+        return match unknown {
+            true => (Role::Bad, "no summary: losses unknown".into()),
+            false => (Role::Good, "nothing lost".into()),
+        };
     }
     let stages = [("kernel", lost.kernel), ("decode", lost.decode), ("output", lost.sink)];
     let told = stages.iter().filter(|(_, n)| *n > 0);
     let told: Vec<String> = told.map(|(stage, n)| format!("{stage} {}", count(*n))).collect();
-    (Role::Bad, format!("{} LOST: {}", plural(lost.total(), "record"), told.join(", ")))
+    let least = if unknown { "at least " } else { "" };
+    (Role::Bad, format!("{least}{} LOST: {}", plural(lost.total(), "record"), told.join(", ")))
 }

@@ -18,6 +18,8 @@ const STEP: i64 = 50_000_000;
 pub struct Replay {
     /// In the order of time; there is one at least.
     pub moments: Vec<Arc<Snapshot>>,
+    /// What is wrong with it: that it was cut off, say.
+    pub problems: Vec<String>,
 }
 
 /// Reads a recording, or a folder of them.
@@ -27,8 +29,9 @@ pub struct Replay {
 pub fn read(path: &Path) -> Result<Replay, Failure> {
     let files = recording::files(&[path])?;
     let mut recorder = Recorder::new();
-    recording::read_all(&files, &mut |_, entry| recorder.take(&entry))?;
-    Ok(recorder.finish())
+    let problems = recording::read_all(&files, &mut |_, entry| recorder.take(&entry))?;
+    let problems = problems.iter().map(ToString::to_string).collect();
+    Ok(Replay { problems, ..recorder.finish() })
 }
 
 /// Takes a snapshot now and then, while records come.
@@ -95,6 +98,6 @@ impl Recorder {
         let mut last = self.model.snapshot();
         last.over = true;
         self.moments.push(Arc::new(last));
-        Replay { moments: self.moments }
+        Replay { moments: self.moments, problems: Vec::new() }
     }
 }

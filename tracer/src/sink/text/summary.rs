@@ -14,8 +14,13 @@ const ORDER: [&str; 7] =
 
 /// The whole summary.
 pub fn render(summary: &Summary, layout: Layout) -> String {
+    summed(summary, layout, true)
+}
+
+/// The same of recordings; without a summary of its own, one does not say what was lost.
+pub fn summed(summary: &Summary, layout: Layout, told: bool) -> String {
     let mut out = String::new();
-    let _ = writeln!(out, "{}", totals(summary));
+    let _ = writeln!(out, "{}", totals(summary, told));
     let tables = &summary.histograms;
     let mut table = Table { out: &mut out, layout };
     table.by_mechanism("call latency", &tables.spawn_latency, Some(&tables.blocked));
@@ -48,7 +53,7 @@ pub fn render(summary: &Summary, layout: Layout) -> String {
     out
 }
 
-fn totals(summary: &Summary) -> String {
+fn totals(summary: &Summary, told: bool) -> String {
     let counters = &summary.counters;
     let mut parts = vec![duration(summary.duration_ns)];
     if let Some(spawns) = &counters.spawns {
@@ -74,16 +79,18 @@ fn totals(summary: &Summary) -> String {
         ));
     }
     let lost = summary.lost;
-    parts.push(if lost.total() == 0 {
-        "nothing lost".into()
-    } else {
-        format!(
-            "{} LOST (kernel {}, decode {}, output {}); the table is from the kernel and whole",
-            plural(lost.total(), "record"),
-            count(lost.kernel),
-            count(lost.decode),
-            count(lost.sink)
-        )
+    let n = plural(lost.total(), "record");
+    let stages = format!(
+        "kernel {}, decode {}, output {}",
+        count(lost.kernel),
+        count(lost.decode),
+        count(lost.sink)
+    );
+    parts.push(match (lost.total(), told) {
+        (0, true) => "nothing lost".into(),
+        (0, false) => "losses unknown".into(),
+        (_, true) => format!("{n} LOST ({stages}); the table is from the kernel and whole"),
+        (_, false) => format!("at least {n} LOST ({stages})"),
     });
     parts.join(", ")
 }

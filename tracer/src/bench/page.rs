@@ -66,6 +66,11 @@ fn described(machine: &Machine) -> String {
     parts.join(" · ")
 }
 
+/// A name without the blanks at which a terminal may break it.
+fn heading(name: &str) -> String {
+    escaped(&name.replace(" _", "_").replace("/ ", "/").replace(" +", " + "))
+}
+
 fn section(out: &mut String, outcome: &Outcome) {
     let (name, title) = (outcome.name, escaped(&outcome.title));
     let _ = writeln!(out, "<section id=\"{name}\">\n<h2>{name} <small>{title}</small></h2>");
@@ -84,7 +89,7 @@ fn section(out: &mut String, outcome: &Outcome) {
     );
     for column in &outcome.columns {
         let _ =
-            write!(out, "<th scope=\"col\"{}>{}</th>", class(column.unit), escaped(column.name));
+            write!(out, "<th scope=\"col\"{}>{}</th>", class(column.unit), heading(column.name));
     }
     out.push_str("</tr></thead>\n<tbody>\n");
     for row in &outcome.rows {
@@ -156,6 +161,17 @@ mod tests {
         for outside in ["http://", "https://", "src=", "@import", "url("] {
             let elsewhere = page.replace("http://www.w3.org/2000/svg", "");
             assert!(!elsewhere.contains(outside), "{outside}");
+        }
+    }
+
+    #[test]
+    fn a_heading_has_no_blanks_that_only_a_terminal_needs() {
+        for (name, shown) in [
+            ("posix _spawn", "posix_spawn"),
+            ("fork/ vfork", "fork/vfork"),
+            ("fork +exec", "fork + exec"),
+        ] {
+            assert_eq!(heading(name), shown);
         }
     }
 }

@@ -28,7 +28,7 @@ const INK_WRITTEN: &str = "#010203";
 /// Tell each other apart on white and on black, also for those who see fewer colours.
 const COLOURS: [RGBColor; 8] = [
     RGBColor(0x2f, 0x80, 0xc8),
-    RGBColor(0xe0, 0x7b, 0x00),
+    RGBColor(0xd6, 0x73, 0x00),
     RGBColor(0x00, 0x9e, 0x73),
     RGBColor(0xc7, 0x5b, 0x9b),
     RGBColor(0x8d, 0x6f, 0xd6),
@@ -186,14 +186,17 @@ fn draw(
         let mut points = line.points.clone();
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
         let style = match line.mark {
-            Mark::Faint => Some(colour.mix(0.7).stroke_width(1)),
+            Mark::Faint => Some(colour.stroke_width(1)),
             Mark::Points => None,
             Mark::Both | Mark::Line => Some(colour.stroke_width(2)),
         };
         if let Some(style) = style {
             chart.draw_series(LineSeries::new(points.clone(), style))?;
         }
-        if matches!(line.mark, Mark::Both | Mark::Points) {
+        // A line from a point to itself is not seen.
+        let stays = line.mark == Mark::Line && points.iter().all(|point| *point == points[0]);
+        points.truncate(if stays { 1 } else { usize::MAX });
+        if stays || matches!(line.mark, Mark::Both | Mark::Points) {
             for point in points {
                 chart.draw_series([marker(line.colour, point, colour)])?;
             }
@@ -252,8 +255,8 @@ impl<'a> Legend<'a> {
         for (line, &(name, (x, y))) in lines.iter().zip(&self.entries) {
             let colour = COLOURS[line.colour % COLOURS.len()];
             if line.mark != Mark::Points {
-                let (share, width) = if line.mark == Mark::Faint { (0.7, 1) } else { (1.0, 2) };
-                let style = colour.mix(share).stroke_width(width);
+                let width = if line.mark == Mark::Faint { 1 } else { 2 };
+                let style = colour.stroke_width(width);
                 area.draw(&PathElement::new(vec![(x, y), (x + 20, y)], style))?;
             }
             if matches!(line.mark, Mark::Both | Mark::Points) {
@@ -294,6 +297,17 @@ mod tests {
             }
             assert_eq!(svg.matches("</svg>").count(), 1);
         }
+    }
+
+    #[test]
+    fn a_line_that_is_one_place_is_seen() {
+        let frame = Frame { looks: vec![(Mark::Line, 0), (Mark::Line, 1)], ..Frame::default() };
+        let points = |all: &[(f64, f64)]| {
+            let svg = framed(&plot(true, all.to_vec()), "", &frame).unwrap();
+            svg.matches("<circle").count()
+        };
+        assert_eq!(points(&[(1e6, 1e5), (1e6, 1e5)]), 1);
+        assert_eq!(points(&[(1e6, 1e5), (1e7, 1e5)]), 0);
     }
 
     #[test]

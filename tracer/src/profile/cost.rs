@@ -5,6 +5,7 @@ use crate::record::profile::{
 };
 
 use super::text::memory as memory_size;
+use crate::text::plural;
 
 const GIB: f64 = (1_u64 << 30) as f64;
 /// Forks that a fit needs.
@@ -60,7 +61,7 @@ pub fn cost(forks: &[Fork]) -> Answer<Cost> {
     if points.len() < ENOUGH {
         return refuse(format!(
             "{} of known size and duration: {ENOUGH} are needed; profile for longer",
-            crate::text::plural(points.len() as u64, "fork")
+            plural(points.len() as u64, "fork")
         ));
     }
     let sizes = points.iter().map(|&(size, _)| size);
@@ -226,9 +227,9 @@ fn memory(size: u64, forks: &[Fork]) -> Answer<MemoryForecast> {
         .collect();
     if shares.len() < ENOUGH {
         return refuse(format!(
-            "{} forks with known memory and a child that has ended: {ENOUGH} are needed; profile \
-             for longer",
-            shares.len()
+            "{} with known memory and a child that has ended: {ENOUGH} are needed; profile for \
+             longer",
+            plural(shares.len() as u64, "fork")
         ));
     }
     let low = shares.iter().copied().fold(1.0, f64::min);

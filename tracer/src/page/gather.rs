@@ -4,7 +4,10 @@ use std::borrow::Cow;
 
 use crate::{
     profile::{self, collect::Collector},
-    record::profile::{Concluded, Profile},
+    record::{
+        Time,
+        profile::{Concluded, Profile},
+    },
     recording::Entry,
     report::Reported,
     snapshot::{Snapshot, input::Input, model::Model},
@@ -29,6 +32,17 @@ pub struct Limits {
     pub profiles: u64,
 }
 
+/// The time of tracing.
+#[derive(Clone, Copy, Debug)]
+pub struct Span {
+    /// Its beginning.
+    pub from: Time,
+    /// Its end.
+    pub until: Time,
+    /// When the first slot of a history begins: not after `from`.
+    pub slots: Time,
+}
+
 /// Everything that a page shows.
 pub struct Found {
     /// What was asked for: `report` or `profile`.
@@ -37,6 +51,8 @@ pub struct Found {
     pub report: Reported,
     /// Rates over time, processes, failed execs.
     pub snapshot: Snapshot,
+    /// When it was traced.
+    pub span: Span,
     /// The forks of the program whose forks cost most.
     pub profile: Profile,
     /// What is not whole.
@@ -89,12 +105,14 @@ impl Gather {
 
     /// A page of recordings.
     #[must_use]
-    pub fn of_report(self, report: Reported) -> Found {
+    pub fn of_report(mut self, report: Reported) -> Found {
+        let span = self.reach(&report);
         let forks = self.collector.finish(true);
         let profile = profile::of_records(forks, &report.summary, self.concluded);
         Found {
             of: "report",
             snapshot: self.model.snapshot(),
+            span,
             profile,
             limits: self.limits,
             report,
@@ -103,9 +121,24 @@ impl Gather {
 
     /// A page of a profile; this is what it concluded.
     #[must_use]
-    pub fn of_profile(self, report: Reported, profile: Profile) -> Found {
+    pub fn of_profile(mut self, report: Reported, profile: Profile) -> Found {
+        let span = self.reach(&report);
         let snapshot = self.model.snapshot();
-        Found { of: "profile", snapshot, profile, limits: self.limits, report }
+        Found { of: "profile", snapshot, span, profile, limits: self.limits, report }
+    }
+
+    /// Histories from the beginning of tracing to its end, as the report has them.
+    fn reach(&mut self, report: &Reported) -> Span {
+        let sections = &report.recordings;
+        let time = |text: &Option<String>| text.as_deref().and_then(Time::parse);
+        let from = sections.iter().filter_map(|one| time(&one.time)).min();
+        let until = sections.iter().filter_map(|one| time(&one.until)).max();
+        if let (Some(from), Some(until)) = (from, until) {
+            self.model.reach(from, until);
+        }
+        let slots = self.model.slots_begin();
+        let from = from.unwrap_or(slots);
+        Span { from, until: until.unwrap_or(from), slots }
     }
 }
 

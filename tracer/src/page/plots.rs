@@ -12,6 +12,7 @@ use crate::{
     bench::{
         Axis, Plot, Series, Unit,
         plot::{Frame, Mark, framed},
+        text::number,
     },
     histogram,
     profile::cost,
@@ -20,10 +21,10 @@ use crate::{
         profile::{Answer, Fork, Profile},
     },
     snapshot::Snapshot,
-    text::{count, duration, visible},
+    text::{count, duration, plural, visible},
 };
 
-/// Nanoseconds that every page of latencies shows, so that two of them compare at a glance: 1 µs
+/// Nanoseconds that every page of latencies shows, so that two of them compare at a glance: 100 ns
 /// to 10 s. Where a value lies outside, by whole powers of ten more.
 const LATENCY: (f64, f64) = (1e2, 1e10);
 /// Percentiles that are shown: up to 99.999 %.
@@ -168,15 +169,15 @@ pub fn percentiles(
     all: &[(&str, &Distribution)],
 ) -> Drawing {
     let mut says = format!(
-        "{what}, from the median at 50 % to the rarest on the right; each step down in how many \
-         are slower has the same room. "
+        "{what}, from the fastest at 0 % on the left to the slowest and rarest on the right; each \
+         further nine has the same room. "
     );
     for (name, of) in all {
         let _ = write!(
             says,
-            "{}: {} values, p50 {}, p99 {}, longest {}. ",
+            "{}: {}, p50 {}, p99 {}, longest {}. ",
             visible(name),
-            count(of.count),
+            plural(of.count, "value"),
             duration(of.p50_ns),
             duration(of.p99_ns),
             duration(of.max_ns)
@@ -233,10 +234,12 @@ pub fn stall(profile: &Profile, asked: u64) -> Option<Drawing> {
     let mut looks = vec![(Mark::Points, 0)];
     let mut says = format!(
         "Each point is a fork: to the right its parent's memory, upwards how long the call took. \
-         {} between {} and {}. ",
-        crate::text::plural(points.len() as u64, "fork"),
-        super::sections::size(smallest as u64),
-        super::sections::size(largest as u64)
+         {} {}. ",
+        plural(points.len() as u64, "fork"),
+        match [smallest, largest].map(|bytes| super::sections::size(bytes as u64)) {
+            [low, high] if low == high => format!("at {low}"),
+            [low, high] => format!("between {low} and {high}"),
+        }
     );
     if let Answer::Known(fit) = &profile.cost {
         let mut lines = [Vec::new(), Vec::new(), Vec::new()];
@@ -313,7 +316,7 @@ pub fn curves(profile: &Profile) -> Option<Drawing> {
             if all > MOST_LINES {
                 format!("the {MOST_LINES} of {} forks that copied most", count(all as u64))
             } else {
-                crate::text::plural(all as u64, "fork")
+                plural(all as u64, "fork")
             },
             capital(&first.name),
             super::sections::size(total as u64),
@@ -340,12 +343,15 @@ pub fn timeline(found: &Found) -> Option<Drawing> {
     let kinds = rates.iter().filter(|rate| Mechanism::ALL.iter().any(|m| m.name() == rate.of));
     let kinds: Vec<_> =
         kinds.filter(|rate| rate.history.iter().any(|n| *n > 0.0)).take(MOST_LINES).collect();
+    let span = found.span;
+    let length = span.until.0.saturating_sub(span.from.0).max(1) as f64;
+    let late = span.from.0.saturating_sub(span.slots.0) as f64;
     let mut peak = (0.0_f32, "");
+    let at = |n: usize| ((n as u64 * slot_ns) as f64 - late).clamp(0.0, length);
     let mut series = Vec::new();
     for rate in &kinds {
         let points = rate.history.iter().enumerate();
-        let points =
-            points.map(|(n, value)| ((n as u64 * slot_ns) as f64, f64::from(*value))).collect();
+        let points = points.map(|(n, value)| (at(n), f64::from(*value))).collect();
         series.push(Series { name: rate.of.into(), points });
         let most = rate.history.iter().copied().fold(0.0, f32::max);
         if most > peak.0 {
@@ -357,14 +363,15 @@ pub fn timeline(found: &Found) -> Option<Drawing> {
         title: "Spawns over time",
         says: format!(
             "Spawns a second by mechanism, from the beginning of tracing to its end, in steps of \
-             {}. The highest is {:.0} a second, by {}.",
+             {}. The highest is {}, by {}.",
             duration(*slot_ns),
-            peak.0,
+            number(f64::from(peak.0), Unit::PerSecond),
             peak.1
         ),
         frame: Frame {
             looks: kinds.iter().map(|rate| (Mark::Line, colour(rate.of))).collect(),
-            ..Frame::default()
+            x: Some((0.0, length)),
+            y: None,
         },
         plot: Plot {
             x: axis("time since the beginning", Unit::Ns, false),

@@ -9,13 +9,13 @@ use super::{
     tables::{Cell, Table, columns},
 };
 use crate::{
-    bench::Unit,
+    bench::{Unit, text::number},
     profile::{cost, text::words},
     record::{
         Distribution, PAGE,
         profile::{Answer, Profile},
     },
-    text::{bytes, count, duration, plural},
+    text::{count, duration, plural},
 };
 
 mod forks;
@@ -27,9 +27,9 @@ use self::{forks::forks, measured::measured, who::who};
 /// Memory that a page forecasts for, unless asked for another size.
 const USUAL: u64 = 32 << 30;
 
-/// A size in the units that memory is bought in.
+/// A size in the units that memory is bought in, as tables and plots have them too.
 pub fn size(bytes: u64) -> String {
-    words::memory(bytes)
+    if bytes < 1 << 20 { number(bytes as f64, Unit::Bytes) } else { words::memory(bytes) }
 }
 
 /// The whole page, with tables of at most so many rows.
@@ -126,17 +126,23 @@ fn short(out: &mut String, found: &Found) {
 
 /// What is missing stands before what is there.
 fn lost(out: &mut String, found: &Found) {
-    let lost = found.report.summary.lost;
+    let (lost, told) = (found.report.summary.lost, found.report.losses_told());
     if lost.total() > 0 {
         let _ = writeln!(
             out,
-            "<p class=\"warn\"><strong>{} lost</strong> (kernel {}, decode {}, output {}): totals \
-             and percentiles are the kernel's and whole, but tables of processes and forks have \
-             gaps.</p>",
+            "<p class=\"warn\"><strong>{}{} lost</strong> (kernel {}, decode {}, output {}): {}tables \
+             of processes and forks have gaps.</p>",
+            if told { "" } else { "At least " },
             plural(lost.total(), "record"),
             count(lost.kernel),
             count(lost.decode),
-            count(lost.sink)
+            count(lost.sink),
+            if told { "totals and percentiles are the kernel's and whole, but " } else { "" }
+        );
+    } else if !told {
+        out.push_str(
+            "<p class=\"warn\"><strong>Losses unknown</strong>: a recording has no summary, which \
+             would say what was lost.</p>\n",
         );
     }
 }
@@ -151,7 +157,7 @@ fn answers(out: &mut String, found: &Found) {
     };
     answer(
         &format!("How long did {name} stand still, and those who wait for it?"),
-        &escaped(&words::headline(profile, &name)),
+        &escaped(&words::headline(profile, &name, size)),
     );
     if profile.forks.is_empty() {
         list(out, profile);
@@ -233,7 +239,7 @@ fn why(profile: &Profile) -> String {
         (Some(memory), Some(tables)) => parts.push(format!(
             "It had {} of memory and {} of page tables, which a fork copies.",
             size(memory),
-            bytes(tables)
+            size(tables)
         )),
         (Some(memory), None) => parts.push(format!("It had {} of memory.", size(memory))),
         _ => {}
@@ -250,7 +256,7 @@ fn why(profile: &Profile) -> String {
         parts.push(format!(
             "After a fork every first write to a page copies it: {} (p50), {}.",
             plural(copied, "page"),
-            bytes(copied * PAGE)
+            size(copied * PAGE)
         ));
     }
     parts.join(" ")
@@ -283,11 +289,15 @@ fn figures(out: &mut String, found: &Found) {
     }
     if let (Some(faults), Some(copied)) = (counters.cow_faults, counters.cow_copied) {
         let more = format!("{}, {}", plural(copied, "page"), plural(faults, "fault"));
-        figure(out, "Copied on write", &bytes(copied.saturating_mul(PAGE)), &more);
+        figure(out, "Copied on write", &size(copied.saturating_mul(PAGE)), &more);
     }
     let lost = summary.lost.total();
-    let more = if lost == 0 { "nothing is missing" } else { "see above" };
-    figure(out, "Records lost", &count(lost), more);
+    let (value, more) = match (lost, found.report.losses_told()) {
+        (0, true) => ("0".into(), "nothing is missing"),
+        (0, false) => ("–".into(), "not known, see above"),
+        (n, _) => (count(n), "see above"),
+    };
+    figure(out, "Records lost", &value, more);
     out.push_str("</dl>\n");
 }
 
@@ -303,7 +313,14 @@ fn latency(out: &mut String, found: &Found) {
     let faults = plots::by_mechanism(&all.cow_fault);
     let what = "How long copy-on-write faults took, by who wrote";
     plots::percentiles("faults", "Copy-on-write faults by role", what, &faults).render(out);
-    distributions(found).render(out);
+    let table = distributions(found);
+    if !table.rows.is_empty() {
+        out.push_str(
+            "<p class=\"dim\">Percentiles and the longest are upper edges of buckets at most 0.8 % \
+             wide; what is said of a single fork is exact.</p>\n",
+        );
+    }
+    table.render(out);
     out.push_str("</section>\n");
 }
 

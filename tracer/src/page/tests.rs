@@ -3,12 +3,16 @@ use super::{
     format::Html,
 };
 use crate::{
+    cli::Sort,
+    page::Gather,
     profile::{
         collect::Collector,
         of_records,
         samples::{exit, ledger, spawn},
     },
     record::{Counters, Histograms, LostTotals, Record, Summary, profile::Stack},
+    recording,
+    report::{Reported, Tables, merge::Merge},
     sink::Format as _,
 };
 
@@ -194,4 +198,48 @@ fn a_page_of_very_much_is_cut_and_says_so() {
     assert!(page.len() < super::MOST_BYTES, "{}", page.len());
     assert!(page.contains("3,800 more rows left out here"), "{}", page.len());
     assert!(page.contains("\"left_out\":{\"profile.forks\":"));
+}
+
+/// A page of recordings as `report` makes it.
+fn of_recordings(all: &[&[String]]) -> String {
+    let (mut merge, mut tables, mut page) = (Merge::default(), Tables::new(&[]), Gather::default());
+    for line in all.iter().flat_map(|lines| lines.iter()) {
+        let entry = recording::parse(line.as_bytes()).unwrap().unwrap();
+        page.take(&entry);
+        tables.take(&entry);
+        merge.take("one", &entry).unwrap();
+    }
+    merge.close();
+    super::render(&page.of_report(Reported::new(merge, &[], tables, &[], (20, Sort::Spawns))))
+}
+
+#[test]
+fn a_page_is_of_all_the_time_that_was_traced_and_knows_when_it_was_cut_off() {
+    let golden = include_str!("../../tests/golden/records.ndjson");
+    let find = |kind: &str| {
+        let start = format!("{{\"type\":\"{kind}\"");
+        golden.lines().find(|line| line.starts_with(&start)).unwrap().to_string()
+    };
+    // The header is of 12:00:00, the spawn 10 ms later, and tracing went on for 12.4 s.
+    let (header, spawn, summary) = (find("header"), find("spawn"), find("summary"));
+    let whole = [header.clone(), spawn.clone(), summary.clone()];
+    let page = of_recordings(&[&whole]);
+    assert!(page.contains("2026-11-22 12:00:00 to 2026-11-22 12:00:12 UTC · 12.4 s traced"));
+    assert!(!page.contains("At least ") && !page.contains("Losses unknown"));
+    // One family of units.
+    assert!(page.contains("<dd>10 MiB<small>") && !page.contains(" MB") && !page.contains(" kB"));
+    let csv = |page: &str| {
+        let (_, rest) = page.split_once("download=\"timeline.csv\" href=\"data:text/csv").unwrap();
+        rest[..rest.find('"').unwrap()].to_string()
+    };
+    let points = csv(&page);
+    assert!(points.contains("fork,0,") && points.contains("fork,12400000000,0"), "{points}");
+
+    let later: Vec<String> = whole.iter().map(|line| line.replace("T12:00:", "T12:05:")).collect();
+    let page = of_recordings(&[&whole, &later]);
+    assert!(page.contains("12:00:00 to 2026-11-22 12:05:12 UTC · 24.8 s traced"));
+
+    let page = of_recordings(&[&[header, spawn]]);
+    assert!(page.contains("12:00:00 to 2026-11-22 12:00:00 UTC · 10.0 ms traced"));
+    assert!(page.contains("Losses unknown") && !page.contains("nothing is missing"));
 }

@@ -9,7 +9,7 @@ use crate::{
         profile::{Forecast, Mapping, Profile, Stack},
     },
     sink::{Format, text::Layout},
-    text::{clip, count, duration, plural, visible},
+    text::{bytes, clip, count, duration, plural, visible},
 };
 
 pub mod words;
@@ -58,7 +58,7 @@ pub fn render(profile: &Profile, layout: Layout) -> String {
         duration(profile.duration_ns)
     ));
     page.gap();
-    page.prose("  ", "  ", &headline(profile, &name));
+    page.prose("  ", "  ", &headline(profile, &name, bytes));
     if !profile.forks.is_empty() {
         page.gap();
         table::render(profile, page.width, layout.colour, &mut page.out);
@@ -153,7 +153,7 @@ impl Page {
         );
         let shown = if mappings.len() > SHOWN + 1 { SHOWN } else { mappings.len() };
         for mapping in &mappings[..shown] {
-            self.mapping(&mapping_name(mapping), mapping.copied, mapping.share, name_width);
+            self.mapping(&mapping_name(mapping, bytes), mapping.copied, mapping.share, name_width);
         }
         let rest = &mappings[shown..];
         if !rest.is_empty() {

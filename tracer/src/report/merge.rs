@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::distributions::{self, Distributions};
 use crate::{
-    record::{Counters, LostTotals, Summary},
+    record::{Counters, LostTotals, Summary, Time},
     recording::{Entry, entry},
 };
 
@@ -85,7 +85,7 @@ pub struct Section {
     pub boot_id: Option<String>,
     /// When it began.
     pub time: Option<String>,
-    /// Time of the last record.
+    /// When it ended: as its summary says, else the time of the last record.
     pub until: Option<String>,
     /// How long it was traced, where that is known.
     pub duration_ns: Option<u64>,
@@ -451,7 +451,13 @@ impl Merge {
             let begin = open.section.time.as_ref().or(open.first_time.as_ref());
             open.section.duration_ns = begin.and_then(|begin| between(begin, &open.last_time));
         }
-        open.section.until = (!open.last_time.is_empty()).then_some(open.last_time);
+        let last = (!open.last_time.is_empty()).then_some(open.last_time);
+        let ended = open.summed_up.then(|| {
+            let began = Time::parse(open.section.time.as_deref()?)?;
+            let length = i64::try_from(open.section.duration_ns?).ok()?;
+            Some(Time(began.0.checked_add(length)?).to_string())
+        });
+        open.section.until = last.max(ended.flatten());
         let (sum, more) = (&mut self.lost, open.section.lost);
         sum.kernel = sum.kernel.saturating_add(more.kernel);
         sum.decode = sum.decode.saturating_add(more.decode);

@@ -287,6 +287,17 @@ impl Model {
         self.tasks.expire(self.time);
     }
 
+    /// Tracing was from one moment to another: histories reach as far.
+    pub fn reach(&mut self, from: Time, to: Time) {
+        self.rates.reach(from, to);
+    }
+
+    /// When the first slot of a history begins.
+    #[must_use]
+    pub fn slots_begin(&self) -> Time {
+        self.rates.begin()
+    }
+
     /// What there is to see now.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {

@@ -63,6 +63,8 @@ pub struct Rates {
     slot_ns: i64,
     /// When there are too many slots, two become one; else the oldest goes.
     whole: bool,
+    /// Nothing more will come: the last slot is as long as the others.
+    ended: bool,
     /// The slot that the first of these is, counted from 1970.
     first: i64,
     slots: VecDeque<[f32; KINDS]>,
@@ -71,7 +73,13 @@ pub struct Rates {
 impl Rates {
     /// The last minutes, second by second.
     pub fn latest() -> Self {
-        Self { slot_ns: 1_000_000_000, whole: false, first: 0, slots: VecDeque::new() }
+        Self {
+            slot_ns: 1_000_000_000,
+            whole: false,
+            ended: false,
+            first: 0,
+            slots: VecDeque::new(),
+        }
     }
 
     /// From the beginning, however long that is.
@@ -79,12 +87,32 @@ impl Rates {
         Self { slot_ns: 50_000_000, whole: true, ..Self::latest() }
     }
 
-    /// Makes one of two slots, until there is room for those up to `time`.
-    fn widen(&mut self, time: Time) {
-        while self.whole
-            && !self.slots.is_empty()
-            && time.0.div_euclid(self.slot_ns) - self.first >= SLOTS as i64
-        {
+    /// From one moment to another whatever happened then, in slots of equal length.
+    pub fn reach(&mut self, from: Time, to: Time) {
+        if from > to || !self.whole || self.slots.is_empty() {
+            return;
+        }
+        self.ended = true;
+        self.widen(from, to);
+        while self.first > from.0.div_euclid(self.slot_ns) {
+            self.slots.push_front([0.0; KINDS]);
+            self.first -= 1;
+        }
+        self.slot(to.0.div_euclid(self.slot_ns));
+    }
+
+    /// When the first slot begins.
+    pub fn begin(&self) -> Time {
+        Time(self.first.saturating_mul(self.slot_ns))
+    }
+
+    /// Makes one of two slots, until there is room for those from one moment to another.
+    fn widen(&mut self, from: Time, to: Time) {
+        while self.whole && !self.slots.is_empty() && {
+            let slot = |time: Time| time.0.div_euclid(self.slot_ns);
+            let last = self.first + self.slots.len() as i64 - 1;
+            slot(to).max(last) - slot(from).min(self.first) >= SLOTS as i64
+        } {
             if self.first.rem_euclid(2) == 1 {
                 self.slots.push_front([0.0; KINDS]);
                 self.first -= 1;
@@ -126,7 +154,7 @@ impl Rates {
 
     /// One of them happened.
     pub fn add(&mut self, time: Time, kind: usize) {
-        self.widen(time);
+        self.widen(time, time);
         if let Some(slot) = self.slot(time.0.div_euclid(self.slot_ns)) {
             slot[kind] += 1.0;
         }
@@ -184,9 +212,38 @@ impl Rates {
             .zip(&self.slots)
             .filter_map(|(index, slot)| {
                 let over = (time.0 - index * slot_ns).clamp(0, slot_ns) as f64 / slot_ns as f64;
+                let over = if self.ended { 1.0 } else { over };
                 let seconds = slot_ns as f64 * over / 1e9;
                 (over >= ENOUGH).then(|| (f64::from(slot[kind]) / seconds) as f32)
             })
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn histories_reach_from_the_beginning_of_tracing_to_its_end() {
+        const S: i64 = 1_000_000_000;
+        let fork = of(Mechanism::Fork);
+        for (from, at, to) in [(100, 103, 105), (100, 100, 100), (0, 1_700_000_000, 1_700_000_100)]
+        {
+            let mut rates = Rates::whole();
+            let at = Time(at * S + 7);
+            rates.add(at, fork);
+            rates.reach(Time(from * S), Time(to * S + 9));
+            let history = rates.history(fork, at);
+            let slot = rates.slot_ns;
+            assert!(history.len() <= SLOTS, "{}", history.len());
+            assert!(rates.begin().0 <= from * S && rates.begin().0 > from * S - slot);
+            let end = rates.begin().0 + history.len() as i64 * slot;
+            assert!(end > to * S && end <= to * S + slot, "{end}");
+            let place = usize::try_from((at.0 - rates.begin().0) / slot).unwrap();
+            let seconds = slot as f32 / 1e9;
+            assert!((history[place] * seconds - 1.0).abs() < 1e-3, "{history:?}");
+            assert_eq!(history.iter().filter(|n| **n > 0.0).count(), 1);
+        }
     }
 }

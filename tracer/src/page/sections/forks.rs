@@ -148,7 +148,7 @@ fn mappings(profile: &Profile) -> Table {
         rows: profile
             .mappings
             .iter()
-            .map(|m| vec![words::mapping_name(m).into(), m.copied.into(), m.share.into()])
+            .map(|m| vec![words::mapping_name(m, size).into(), m.copied.into(), m.share.into()])
             .collect(),
         left_out: 0,
     }

@@ -68,8 +68,9 @@ pub fn measured(out: &mut String, found: &Found, rows: usize) {
     let lost = found.report.summary.lost;
     let _ = writeln!(
         out,
-        "<p>Backend {}. Lost on the way: {} in the kernel, {} undecodable, {} at the output.</p>",
+        "<p>Backend {}. Lost on the way{}: {} in the kernel, {} undecodable, {} at the output.</p>",
         text(&found.snapshot.about.backend),
+        if found.report.losses_told() { "" } else { ", as far as is known" },
         count(lost.kernel),
         count(lost.decode),
         count(lost.sink)
@@ -148,7 +149,10 @@ fn recordings(found: &Found) -> Table {
                     or(&one.backend),
                     one.records.into(),
                     one.duration_ns.into(),
-                    one.lost.total().into(),
+                    match one.lost.total() {
+                        0 if one.source == Source::Records => Cell::Number(None),
+                        n => n.into(),
+                    },
                     Cell::from(match one.source {
                         Source::Kernel => "the kernel's counts",
                         Source::Records => "its records",

@@ -33,8 +33,8 @@ fn processes(n: u64) -> String {
     format!("{} process{}", count(n), if n == 1 { "" } else { "es" })
 }
 
-/// What a person came for, in a sentence or three.
-pub fn headline(profile: &Profile, name: &str) -> String {
+/// What a person came for, in a sentence or three, with sizes as they are written around it.
+pub fn headline(profile: &Profile, name: &str, size: fn(u64) -> String) -> String {
     let forks = &profile.forks;
     if forks.is_empty() {
         return nothing(profile, name);
@@ -76,7 +76,7 @@ pub fn headline(profile: &Profile, name: &str) -> String {
         (None, _) => text.push_str("; what was copied after it was not measured."),
     }
     if let Some((peak, together)) = peak(forks) {
-        let _ = write!(text, " It took {} of extra memory at its peak", bytes(peak));
+        let _ = write!(text, " It took {} of extra memory at its peak", size(peak));
         if together > 1 {
             let _ = write!(text, ", {together} children at once");
         }
@@ -251,9 +251,9 @@ pub fn headroom(room: &Headroom) -> String {
     text + if room.short { ". It is NOT enough." } else { "." }
 }
 
-/// What a mapping is called.
-pub fn mapping_name(mapping: &Mapping) -> String {
-    let size = mapping.size_bytes.map_or_else(String::new, |size| format!(", {}", bytes(size)));
+/// What a mapping is called, with its size as sizes are written around it.
+pub fn mapping_name(mapping: &Mapping, size: fn(u64) -> String) -> String {
+    let size = mapping.size_bytes.map_or_else(String::new, |n| format!(", {}", size(n)));
     let name = mapping.name.as_deref().map_or_else(String::new, visible);
     match &*mapping.kind {
         "anonymous" => {

@@ -23,7 +23,8 @@ use crate::{
 };
 
 /// Programs that live tests trace or ask, and the Debian packages that have them.
-const PROGRAMS: [(&str, &str); 18] = [
+const PROGRAMS: [(&str, &str); 19] = [
+    ("bpftool", "bpftool"),
     ("chromium", "chromium"),
     ("fish", "fish"),
     ("gcc", "gcc"),

@@ -228,7 +228,11 @@ fn note_stack(cpu: Cpu, at: &mut Window, context: *mut core::ffi::c_void) {
 fn timed(cpu: Cpu, at: &Window, state: u32, latency_ns: u64, task: Task) {
     let role = role_of(state);
     cpu.record(slot::COW_FAULT + role as u32, latency_ns);
-    if let Some(ledger) = ledger_of(at) {
+    // One that is being closed does not count this fault either: see `tally_in`.
+    // SAFETY: a live map element.
+    if let Some(ledger) = ledger_of(at)
+        && unsafe { (*ledger).end } == end::OPEN
+    {
         let bucket = forget(bucket_of(latency_ns) as u8) as usize;
         // SAFETY: a live map element, and the bucket is in range. The shortest and the longest
         // are written without care: threads that race for them are equally fast.

@@ -235,8 +235,8 @@ fn timed(cpu: Cpu, at: &Window, state: u32, latency_ns: u64, task: Task) {
     let role = role_of(state);
     cpu.record(slot::COW_FAULT + role as u32, latency_ns);
     // One that is being closed does not count this fault either: see `tally_in`.
-    // SAFETY: a live map element.
     if let Some(ledger) = ledger_of(at)
+        // SAFETY: a live map element.
         && unsafe { (*ledger).end } == end::OPEN
     {
         let bucket = forget(bucket_of(latency_ns) as u8) as usize;

@@ -15,7 +15,6 @@ use super::{
     rig::{PATIENCE, Rig},
     tracers::Tracer,
     tracing::Tracing,
-    workloads::Workload,
 };
 
 /// A file is looked at so often; the figure is no better than this.
@@ -53,16 +52,15 @@ fn measured(rig: &Rig, quick: bool, alone: &mut Alone) -> Result<()> {
     Ok(())
 }
 
-/// Seconds from the start of the program to an event in its file, while a loop makes some.
+/// Seconds from the start of the program to an event in its file, while a shell makes some. On all
+/// CPUs, as whoever types the command has it: it loads its programs on several.
 fn first_event(rig: &Rig) -> Result<f64> {
-    let cpu = rig.cpus.as_ref().map_or("-1", |(own, _)| own);
-    let mut command = Command::new(rig.dir.join(rig.probe()));
-    command.args(Workload::Fork.words(cpu, 5_000));
+    let mut command = Command::new("sh");
+    command.args(["-c", "while sleep 0.001; do :; done"]);
     let _events = Started::new(command, &rig.dir.join("events"))?;
     thread::sleep(Duration::from_millis(50));
     let start = Instant::now();
-    // On the CPUs where it would be anyway: taskset takes a millisecond of it.
-    let tracing = Tracing::begin(rig, Tracer::Trace(&[]), rig.cpus.as_ref().map(|(_, o)| &**o))?;
+    let tracing = Tracing::begin(rig, Tracer::Trace(&[]), None)?;
     let output = rig.dir.join("records");
     wait_for("an event", PATIENCE, || {
         // The loop below is finer than that of the waiting.

@@ -37,6 +37,8 @@ const MOST_SPARE: usize = 4;
 const IDLE: Duration = Duration::from_millis(100);
 /// How long the output may take nothing at the end.
 const LAST_WORDS: Duration = Duration::from_secs(5);
+/// How long the disk may take at the end to have everything.
+const LAST_BYTES: Duration = Duration::from_secs(30);
 
 /// Turns records into bytes.
 pub trait Format: Send {
@@ -155,11 +157,25 @@ struct Shared {
     turns: AtomicUsize,
     queued: AtomicUsize,
     stopped: AtomicBool,
-    error: Mutex<Option<io::Error>>,
+    error: Mutex<Option<Trouble>>,
     /// Records that arrived after the output had failed.
     discarded: AtomicUsize,
     /// What records came in, to be filled again.
     spare: Mutex<Vec<Vec<Record>>>,
+}
+
+/// What went wrong with an output.
+enum Trouble {
+    /// A write.
+    Write(io::Error),
+    /// What had been written, on its way to the disk.
+    Disk(io::Error),
+}
+
+impl From<io::Error> for Trouble {
+    fn from(error: io::Error) -> Self {
+        Self::Write(error)
+    }
 }
 
 /// What the thread has to do.
@@ -215,11 +231,14 @@ impl Writer {
             .map_err(|e| Failure::new(Why::Failed, format!("no compression: {e}")))?;
         let theirs = Arc::clone(&shared);
         let began = jiff::Timestamp::now();
-        let mut out = Out { format, stream, path, began, full: rotate.bytes.unwrap_or(u64::MAX) };
+        let full = rotate.bytes.unwrap_or(u64::MAX);
+        let mut out = Out { format, stream, before: None, path, began, full };
         let thread = std::thread::Builder::new()
             .name("forkscope-out".into())
             .spawn(move || {
                 out.run(&receiver, &theirs);
+                let _ = done.send(());
+                out.on_disk(&theirs);
                 let _ = done.send(());
             })
             .map_err(|e| Failure::new(Why::Failed, format!("no thread for the output: {e}")))?;
@@ -326,21 +345,32 @@ impl Writer {
                 ),
             ));
         }
+        let name = &self.name;
+        let failed = |what: String| Ended::Badly(Failure::new(Why::Failed, what));
+        if let Err(mpsc::RecvTimeoutError::Timeout) = self.finished.recv_timeout(LAST_BYTES) {
+            return failed(format!(
+                "{name} is written, but its disk has not taken all of it in {} s; wait for it, and \
+                 look at the kernel's log",
+                LAST_BYTES.as_secs()
+            ));
+        }
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
         let error = self.shared.error.lock().unwrap_or_else(PoisonError::into_inner).take();
         match error {
             None => Ended::Well,
-            Some(error) if error.kind() == io::ErrorKind::BrokenPipe => Ended::Closed,
-            Some(error) => Ended::Badly(Failure::new(
-                Why::Failed,
-                format!(
-                    "writing to {} failed: {error}; {} records are lost, what was written is \
-                     whole; make room or give another -o",
-                    self.name,
-                    self.shared.discarded.load(Relaxed)
-                ),
+            Some(Trouble::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+                Ended::Closed
+            }
+            Some(Trouble::Write(error)) => failed(format!(
+                "writing to {name} failed: {error}; {} records are lost, what was written is \
+                 whole; make room or give another -o",
+                self.shared.discarded.load(Relaxed)
+            )),
+            Some(Trouble::Disk(error)) => failed(format!(
+                "the disk failed under {name} after it was written: {error}; some of it is lost; \
+                 look at the kernel's log, and give an -o on another disk"
             )),
         }
     }
@@ -350,6 +380,8 @@ impl Writer {
 struct Out {
     format: Box<dyn Format>,
     stream: Stream,
+    /// The piece before it, which may still be on its way to the disk.
+    before: Option<Stream>,
     path: PathBuf,
     began: jiff::Timestamp,
     /// Bytes of a full file.
@@ -385,14 +417,14 @@ impl Out {
                 }
                 Err(mpsc::RecvTimeoutError::Timeout) => {
                     self.format.idle(&mut bytes);
-                    (0, self.stream.settle(true))
+                    (0, self.stream.settle(true).map_err(Trouble::Write))
                 }
                 Err(mpsc::RecvTimeoutError::Disconnected) => break,
             };
             if shared.stopped.load(Relaxed) {
                 shared.discarded.fetch_add(n, Relaxed);
-            } else if let Err(error) = written.and_then(|()| self.stream.write(&bytes)) {
-                shared.fail(error, n);
+            } else if let Err(trouble) = written.and_then(|()| Ok(self.stream.write(&bytes)?)) {
+                shared.fail(trouble, n);
             } else if self.stream.bytes() >= self.full {
                 shared.full.store(true, Relaxed);
             }
@@ -401,15 +433,30 @@ impl Out {
         if !shared.stopped.load(Relaxed)
             && let Err(error) = self.stream.finish()
         {
-            shared.fail(error, 0);
+            shared.fail(error.into(), 0);
         }
     }
 
-    fn turn(&mut self) -> io::Result<()> {
+    fn turn(&mut self) -> Result<(), Trouble> {
         self.stream.finish()?;
-        self.stream = Stream::new(stream::next_piece(&self.path, self.began)?)?;
+        let next = Stream::new(stream::next_piece(&self.path, self.began)?)?;
+        let full = std::mem::replace(&mut self.stream, next);
         self.began = jiff::Timestamp::now();
-        Ok(())
+        // Of the one before, which had all the time of this one: nothing waits for a disk that
+        // keeps up.
+        let before = self.before.replace(full);
+        before.map_or(Ok(()), |before| before.on_disk()).map_err(Trouble::Disk)
+    }
+
+    /// Waits for the disk, which may have failed under what was written.
+    fn on_disk(&self, shared: &Shared) {
+        for stream in self.before.iter().chain([&self.stream]) {
+            if let Err(error) = stream.on_disk() {
+                // What failed earlier says more.
+                let mut first = shared.error.lock().unwrap_or_else(PoisonError::into_inner);
+                first.get_or_insert(Trouble::Disk(error));
+            }
+        }
     }
 }
 
@@ -421,9 +468,9 @@ impl Shared {
         }
     }
 
-    fn fail(&self, error: io::Error, discarded: usize) {
+    fn fail(&self, trouble: Trouble, discarded: usize) {
         self.discarded.fetch_add(discarded, Relaxed);
-        *self.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        *self.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(trouble);
         self.stopped.store(true, Relaxed);
     }
 }

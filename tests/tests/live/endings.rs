@@ -3,9 +3,12 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _},
-    os::unix::fs::{PermissionsExt as _, symlink},
+    os::{
+        fd::{FromRawFd as _, OwnedFd},
+        unix::fs::{PermissionsExt as _, symlink},
+    },
     process::{Child, Command, Stdio},
-    thread,
+    ptr, thread,
     time::{Duration, Instant},
 };
 
@@ -144,6 +147,93 @@ fn a_disk_that_fills_leaves_whole_lines() {
         let record: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
         forkscope_tests::strict(&record);
     }
+}
+
+/// A disk that takes what it has no room for, and fails when it comes to write it: a file system
+/// on a loop device, whose file is on another that is full. No write fails, and none is whole.
+#[test]
+fn a_disk_that_fails_after_the_write_is_said() {
+    let Some(rig) = Rig::new() else { return };
+    if !rig.has(&["unshare", "losetup", "mkfs.ext4"]) {
+        return;
+    }
+    let below = rig.path("below");
+    fs::create_dir(&below).expect("a folder");
+    let script = r#"
+        mount -t tmpfs -o size=2m none "$0" && mkdir "$0/disk" && truncate -s 64m "$0/image" &&
+        mkfs.ext4 -q -O ^has_journal "$0/image" && mount -o loop "$0/image" "$0/disk" || exit 99
+        dd if=/dev/zero of="$0/filler" bs=64k status=none 2>/dev/null
+        case $2 in
+        trace)
+            "$1" workload vfork --duration 3s >/dev/null &
+            "$1" trace --format json -o "$0/disk/records" --duration 1s;;
+        export) "$1" export --to csv --type spawn -o "$0/disk/spawns.csv" "$3";;
+        esac
+        code=$?
+        wait
+        umount "$0/disk"
+        exit $code
+    "#;
+    let recording = rig.path("recording");
+    let run = |what: &str| {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "sh", "-c", script]);
+        command.arg(&below).arg(rig.forkscope()).arg(what).arg(&recording);
+        rig.run(command)
+    };
+    let done = run("trace");
+    if done.status.code() == Some(99) {
+        return forkscope_tests::skip("no loop device can be had");
+    }
+    done.expect_error(1, &["/disk/records", "the disk failed", "No space left"]);
+    let mut traced = forkscope(&rig, &["trace", "--format", "json", "-o"]);
+    traced.arg(&recording).arg("--").arg(rig.forkscope());
+    traced.args(["workload", "vfork", "--count", "500"]);
+    rig.run(traced).expect_code(0);
+    run("export").expect_error(1, &["spawns.csv", "No space left"]);
+}
+
+/// The terminal under it is gone: every write is an I/O error.
+#[test]
+fn a_terminal_that_is_gone_is_one_line() {
+    let Some(rig) = Rig::new() else { return };
+    for format in ["text", "json"] {
+        let mut command = forkscope(&rig, &["trace", "--format", format, "--duration", "20s"]);
+        let (ours, theirs) = terminal();
+        let mut child =
+            command.stdout(theirs).stderr(Stdio::piped()).spawn().expect("forkscope");
+        // It holds their side open itself.
+        drop(command);
+        let mut screen = fs::File::from(ours);
+        let mut first = [0; 1];
+        storm(&rig, 50);
+        screen.read_exact(&mut first).expect("the first of it");
+        drop(screen);
+        let mut said = String::new();
+        while child.try_wait().expect("our own child").is_none() {
+            storm(&rig, 50);
+        }
+        child.stderr.take().expect("a pipe").read_to_string(&mut said).expect("text");
+        assert_eq!(ends_soon(child), Some(1), "{format}: {said}");
+        assert!(said.contains("standard output") && said.contains("Input/output"), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
+}
+
+/// Two sides of a new terminal: ours, and theirs.
+fn terminal() -> (OwnedFd, OwnedFd) {
+    let (mut ours, mut theirs) = (-1, -1);
+    // SAFETY: both are written; no name, settings or size are given.
+    let made = unsafe {
+        libc::openpty(&raw mut ours, &raw mut theirs, ptr::null_mut(), ptr::null(), ptr::null())
+    };
+    assert_eq!(made, 0, "a terminal");
+    for fd in [ours, theirs] {
+        // SAFETY: the descriptor is open. A tracer that had our side too would hold it open.
+        unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+    }
+    // SAFETY: just opened, and nobody else's.
+    unsafe { (OwnedFd::from_raw_fd(ours), OwnedFd::from_raw_fd(theirs)) }
 }
 
 /// RLIMIT_FSIZE, and its signal.

@@ -45,14 +45,14 @@ impl Draft {
     /// Gives it its name, in place of what had it.
     ///
     /// # Errors
-    /// When the file system refuses.
+    /// When the file system refuses, or its disk fails.
     pub fn finish(mut self) -> io::Result<()> {
-        match self.names.take() {
-            Some((now, name)) => fs::rename(&now, name).inspect_err(|_| {
-                let _ = fs::remove_file(&now);
-            }),
-            None => Ok(()),
-        }
+        let Some((now, name)) = &self.names else { return Ok(()) };
+        // What only memory took may still be lost on its way.
+        self.file.sync_data()?;
+        fs::rename(now, name)?;
+        self.names = None;
+        Ok(())
     }
 }
 

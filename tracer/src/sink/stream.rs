@@ -106,17 +106,26 @@ impl Stream {
         if new < BEGIN {
             return;
         }
-        // What is no regular file refuses, and needs it not.
-        // SAFETY: no pointers; the descriptor is open.
-        unsafe {
-            libc::sync_file_range(
-                file.as_raw_fd(),
-                self.begun as libc::off64_t,
-                new as libc::off64_t,
-                libc::SYNC_FILE_RANGE_WRITE,
-            )
-        };
+        // Errors come again, at the end.
+        let _ = write_back(file, self.begun, new, libc::SYNC_FILE_RANGE_WRITE);
         self.begun = self.whole;
+    }
+
+    /// Waits until what has been written is on the disk: what a write only gave to memory may
+    /// fail on its way there, and only who asks is told.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn on_disk(&self) -> io::Result<()> {
+        let file = match &self.form {
+            Form::Plain(Target::File(file, _)) => file,
+            Form::Plain(Target::Stdout | Target::Stderr) => return Ok(()),
+            Form::Compressed { encoder, .. } => encoder.get_ref(),
+        };
+        let all = libc::SYNC_FILE_RANGE_WAIT_BEFORE
+            | libc::SYNC_FILE_RANGE_WRITE
+            | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+        write_back(file, 0, 0, all)
     }
 
     /// Lets what the compression holds back go to the file, when it is due, or now.
@@ -157,6 +166,24 @@ impl Stream {
             let _ = encoder.get_mut().set_len(self.whole);
         }
         result
+    }
+}
+
+/// Brings a part of a file to the disk; a length of 0 is all that follows. Cheaper than fdatasync,
+/// which waits for other files' data too. What is no regular file needs it not, and refuses.
+fn write_back(file: &File, from: u64, length: u64, how: libc::c_uint) -> io::Result<()> {
+    let (from, length) = (from as libc::off64_t, length as libc::off64_t);
+    // SAFETY: no pointers; the descriptor is open.
+    if unsafe { libc::sync_file_range(file.as_raw_fd(), from, length, how) } == 0 {
+        return Ok(());
+    }
+    match io::Error::last_os_error() {
+        error
+            if matches!(error.raw_os_error(), Some(libc::ESPIPE | libc::EINVAL | libc::ENOSYS)) =>
+        {
+            Ok(())
+        }
+        error => Err(error),
     }
 }
 

@@ -91,7 +91,16 @@ impl Ptr {
             // field there; at a bad address, null included, the kernel makes it read as zero.
             Some(unsafe { self.at.add(offset as usize).cast::<T>().read_volatile() })
         } else {
-            self.probe(offset)
+            let mut value = MaybeUninit::<T>::uninit();
+            let from = self.at.wrapping_add(offset as usize);
+            // What it returns is not looked at, which would double the paths again.
+            // SAFETY: writable for its size; the helper checks the source, and writes zeroes where
+            // it cannot be read (`bpf_probe_read_kernel_common` in kernel/trace/bpf_trace.c).
+            unsafe {
+                let to = value.as_mut_ptr().cast();
+                generated::bpf_probe_read_kernel(to, size_of::<T>() as u32, from.cast());
+                Some(value.as_ptr().read_volatile())
+            }
         }
     }
 

@@ -200,8 +200,7 @@ fn a_terminal_that_is_gone_is_one_line() {
     for format in ["text", "json"] {
         let mut command = forkscope(&rig, &["trace", "--format", format, "--duration", "20s"]);
         let (ours, theirs) = terminal();
-        let mut child =
-            command.stdout(theirs).stderr(Stdio::piped()).spawn().expect("forkscope");
+        let mut child = command.stdout(theirs).stderr(Stdio::piped()).spawn().expect("forkscope");
         // It holds their side open itself.
         drop(command);
         let mut screen = fs::File::from(ours);

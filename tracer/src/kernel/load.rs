@@ -152,6 +152,16 @@ fn object(host: &Host) -> Vec<u8> {
     bytes
 }
 
+/// What the verifier is to say (`FORKSCOPE_VERIFIER_LOG`): of what it refuses, each step (`1`), or
+/// why alone (`short`), where each step is more than its log can hold.
+fn verifier_log() -> VerifierLogLevel {
+    match std::env::var("FORKSCOPE_VERIFIER_LOG").as_deref() {
+        Ok("short") => VerifierLogLevel::STATS,
+        Ok(_) => VerifierLogLevel::VERBOSE | VerifierLogLevel::STATS,
+        Err(_) => VerifierLogLevel::DISABLE,
+    }
+}
+
 fn loading(host: &Host, what: &str, error: &(dyn std::error::Error + 'static)) -> Failure {
     let mut reason = error.to_string();
     let (mut denied, mut no_memory) = (false, false);
@@ -199,7 +209,7 @@ fn loading(host: &Host, what: &str, error: &(dyn std::error::Error + 'static)) -
         reason = "too many open files".into();
         (Why::Failed, "raise the limit on them, as by `ulimit -n 1024`")
     } else {
-        (Why::Failed, "set FORKSCOPE_VERIFIER_LOG=1 and report what it prints")
+        (Why::Failed, "set FORKSCOPE_VERIFIER_LOG=short and report what it prints")
     };
     Failure::new(why, format!("{what}: {reason}; {do_this}"))
 }
@@ -367,11 +377,7 @@ impl Live {
         // 50 ms and 20 MB for what is replaced at once.
         let mut ebpf = sys::without_opening(EbpfLoader::new)
             .btf(Some(&btf))
-            .verifier_log_level(if std::env::var_os("FORKSCOPE_VERIFIER_LOG").is_some() {
-                VerifierLogLevel::VERBOSE | VerifierLogLevel::STATS
-            } else {
-                VerifierLogLevel::DISABLE
-            })
+            .verifier_log_level(verifier_log())
             .override_global("CONFIG", bytes, true)
             .map_max_entries("EVENTS", plan.ring_bytes)
             .map_max_entries("HISTS", slot::COUNT * host.cpus)

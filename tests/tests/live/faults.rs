@@ -344,30 +344,54 @@ impl Drop for Stepped {
     }
 }
 
-/// Only in a long run: it is everybody's clock.
+/// Only in a long run: it is everybody's clock. Times are those of the clock as it is set, as in
+/// every log; nothing else is.
 #[test]
 fn the_clock_is_set() {
     let Some(rig) = Rig::new() else { return };
     if env::var_os("FORKSCOPE_LONG").is_none() {
         return skip("the clock is everybody's: --long");
     }
+    const STEPS: [i64; 3] = [0, 300, -300];
     let tracer = rig.trace(&["--mechanism", "fork"]).start();
-    storm(&rig, "fork", 100);
-    for by in [5, -5] {
-        if !Stepped::step(by) {
+    let mut shown = Vec::new();
+    for by in STEPS {
+        if by != 0 && !Stepped::step(by) {
             return skip("the clock cannot be set here");
         }
         let _back = Stepped { by };
+        let began = now();
         storm(&rig, "fork", 100);
+        // What was recorded gets its time when it is read, which is soon.
+        thread::sleep(Duration::from_millis(500));
+        shown.push((began, now()));
     }
     let recording = tracer.stop().recording;
     recording.expect_whole();
-    assert!(recording.spawns()["fork"] >= 300);
-    // No duration has the step in it.
-    let most = recording.of_kind("spawn").filter_map(|spawn| spawn.at("latency_ns").as_u64()).max();
-    assert!(most.is_some_and(|most| most < 4_000_000_000), "{most:?}");
-    let times: Vec<_> = recording.of_kind("spawn").map(|spawn| spawn.text("time")).collect();
-    assert!(times.is_sorted(), "times go back");
+    let name = rig.forkscope().file_name().and_then(|name| name.to_str()).expect("its name");
+    let spawns: Vec<_> =
+        recording.of_kind("spawn").filter(|spawn| spawn.at("parent.comm") == name).collect();
+    assert_eq!(spawns.len(), 300);
+    for (n, spawn) in spawns.iter().enumerate() {
+        let (began, ended) = &shown[n / 100];
+        let time = spawn.text("time");
+        assert!(**began <= *time && *time <= **ended, "{n}: {began} <= {time} <= {ended}");
+    }
+    // Their order is that of the clock that nobody sets, and no duration has a step in it.
+    let starts = spawns.iter().map(|spawn| spawn.at("child.start_time").as_u64());
+    assert!(starts.collect::<Option<Vec<_>>>().expect("start times").is_sorted());
+    let most = spawns.iter().filter_map(|spawn| spawn.at("latency_ns").as_u64()).max();
+    assert!(most.is_some_and(|most| most < 100_000_000_000), "{most:?}");
+    for exit in recording.of_kind("exit") {
+        let lived = exit.at("lifetime_ns").as_u64();
+        assert!(lived.is_none_or(|ns| ns < 200_000_000_000), "{exit}");
+    }
+}
+
+/// The clock as `date` tells it, as records have it.
+fn now() -> String {
+    let done = Command::new("date").args(["-u", "+%FT%T.%NZ"]).output();
+    String::from_utf8(done.expect("date").stdout).expect("text").trim().to_owned()
 }
 
 /// A CPU that comes back whatever happens.

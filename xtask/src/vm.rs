@@ -27,7 +27,7 @@ pub use self::arch::Arch;
 use self::{
     console::{Cell, Outcome},
     costs::Costs,
-    oracle::{AGREEMENT, SUITES, judge, shortfalls},
+    oracle::{AGREEMENT, ALL, SUITES, TOGETHER, judge, shortfalls},
     qemu::{Emulator, Guest},
     table::{Row, Table},
 };
@@ -285,9 +285,9 @@ impl Matrix {
             .iter()
             .flat_map(|backend| SUITES.map(|suite| name(backend.name(), suite)))
             .collect();
-        if self.backends.len() > 1 {
-            cells.push(name(AGREEMENT.0, AGREEMENT.1));
-        }
+        let more = self.backends.len() > 1;
+        let together = TOGETHER.into_iter().filter(|&suite| more || suite != AGREEMENT);
+        cells.extend(together.map(|suite| name(ALL, suite)));
         cells
     }
 
@@ -327,7 +327,7 @@ impl Matrix {
         if left.is_empty() {
             if let Err(why) = end {
                 let outcome = Outcome::Failed(format!("after the last suite: {why}"));
-                let (backend, suite) = (AGREEMENT.0.to_owned(), "end".to_owned());
+                let (backend, suite) = (ALL.to_owned(), "end".to_owned());
                 row.cells.push(Cell { backend, suite, outcome });
             }
             return Ok(());

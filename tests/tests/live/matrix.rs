@@ -3,6 +3,7 @@
 
 mod agreement;
 mod doctor;
+mod suspend;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -209,6 +210,12 @@ fn doctor() {
 #[test]
 fn agreement() {
     agreement::check();
+}
+
+/// The machine sleeps while it is traced.
+#[test]
+fn suspend() {
+    suspend::check();
 }
 
 /// A reader that stands still: what is delivered and what is lost add up.

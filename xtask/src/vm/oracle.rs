@@ -8,8 +8,12 @@ use crate::kernels::Series;
 
 /// The suites of each backend, in the order of the table.
 pub const SUITES: [&str; 4] = ["doctor", "events", "cow", "loss"];
-/// The suite of all backends together, and what stands for their name.
-pub const AGREEMENT: (&str, &str) = ("all", "agreement");
+/// What stands for the name of a backend where a suite takes all of them, or the best.
+pub const ALL: &str = "all";
+/// The suites of that.
+pub const TOGETHER: [&str; 2] = [AGREEMENT, "suspend"];
+/// That takes more than one.
+pub const AGREEMENT: &str = "agreement";
 
 /// Whether a kernel must have this, a suite or a measurement; `None` where nothing is known of it.
 fn must_have(arch: Arch, series: &Series, backend: Backend, what: &str) -> Option<bool> {
@@ -60,9 +64,9 @@ pub fn judge(
     let Outcome::Unavailable(why) = outcome else { return outcome };
     let (backend, suite) = cell;
     let must = |backend: &Backend| must_have(arch, series, *backend, suite) == Some(true);
-    let expected = if backend == AGREEMENT.0 {
-        // It takes two.
-        backends.iter().filter(|backend| must(backend)).count() > 1
+    let expected = if backend == ALL {
+        let backends = backends.iter().filter(|backend| must(backend)).count();
+        backends >= if suite == AGREEMENT { 2 } else { 1 }
     } else {
         backends.iter().filter(|known| known.name() == backend).any(must)
     };
@@ -123,20 +127,20 @@ mod tests {
             for backend in Backend::ALL {
                 check(Arch::X86_64, series, (backend.name(), "cow"), true);
             }
-            check(Arch::X86_64, series, AGREEMENT, true);
+            check(Arch::X86_64, series, (ALL, AGREEMENT), true);
         }
         check(Arch::Aarch64, "6.1", ("fentry", "events"), false);
         check(Arch::Aarch64, "6.1", ("kprobe", "events"), true);
         check(Arch::Aarch64, "6.12", ("fentry", "events"), true);
         check(Arch::Aarch64, "6.12", ("tracepoint", "cow"), false);
         check(Arch::Aarch64, "6.12", ("tracepoint", "loss"), true);
-        check(Arch::Aarch64, "6.1", AGREEMENT, true);
+        check(Arch::Aarch64, "6.1", (ALL, AGREEMENT), true);
     }
 
     #[test]
     fn nothing_is_known_of_ones_own() {
         check(Arch::X86_64, "/boot/vmlinuz", ("tracepoint", "events"), false);
-        check(Arch::X86_64, "/boot/vmlinuz", AGREEMENT, false);
+        check(Arch::X86_64, "/boot/vmlinuz", (ALL, AGREEMENT), false);
         check(Arch::X86_64, "6.7", ("fentry", "events"), false);
     }
 
@@ -177,6 +181,6 @@ mod tests {
         let outcome = Outcome::Unavailable("so".into());
         let series = Series::parse("6.12");
         let one = [Backend::Kprobe];
-        assert_eq!(judge(Arch::X86_64, &series, &one, AGREEMENT, outcome.clone()), outcome);
+        assert_eq!(judge(Arch::X86_64, &series, &one, (ALL, AGREEMENT), outcome.clone()), outcome);
     }
 }

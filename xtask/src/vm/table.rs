@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt};
 
 use super::{
     console::{Cell, Outcome},
-    oracle::{AGREEMENT, SUITES},
+    oracle::{SUITES, TOGETHER},
 };
 use crate::step::Totals;
 
@@ -51,7 +51,7 @@ impl Table {
 /// A line for each kernel and backend; below it, why, and what suites passed over.
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut lines = vec![[&["kernel", "", "backend"][..], &SUITES, &[AGREEMENT.1]].concat()];
+        let mut lines = vec![[&["kernel", "", "backend"][..], &SUITES, &TOGETHER].concat()];
         for row in &self.0 {
             let mut name = [row.title.as_str(), row.about.as_str()];
             if row.skipped.is_some() {
@@ -68,7 +68,7 @@ impl fmt::Display for Table {
                     let cell = row.cells.iter().find(|c| c.backend == backend && c.suite == *suite);
                     cell.map_or("", |cell| cell.outcome.word())
                 };
-                let words = SUITES.iter().chain([&AGREEMENT.1]).map(of);
+                let words = SUITES.iter().chain(&TOGETHER).map(of);
                 lines.push(name.into_iter().chain([backend]).chain(words).collect());
                 // Said once.
                 name = ["", ""];
@@ -165,7 +165,7 @@ mod tests {
     #[test]
     fn as_text() {
         let expected = "\
-kernel                  backend  doctor       events  cow          loss  agreement
+kernel                  backend  doctor       events  cow          loss  agreement  suspend
 6.1 x86_64     6.1.0-1  fentry   passed               FAILED
                         kprobe   unavailable          unavailable
                         all                                              passed

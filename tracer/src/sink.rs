@@ -170,6 +170,8 @@ enum Trouble {
     Write(io::Error),
     /// What had been written, on its way to the disk.
     Disk(io::Error),
+    /// The file has no name any more.
+    Removed,
 }
 
 impl From<io::Error> for Trouble {
@@ -372,6 +374,10 @@ impl Writer {
                 "the disk failed under {name} after it was written: {error}; some of it is lost; \
                  look at the kernel's log, and give an -o on another disk"
             )),
+            Some(Trouble::Removed) => failed(format!(
+                "{name} was removed while it was written, and nothing of it is left; give a place \
+                 where nobody clears away"
+            )),
         }
     }
 }
@@ -450,12 +456,13 @@ impl Out {
 
     /// Waits for the disk, which may have failed under what was written.
     fn on_disk(&self, shared: &Shared) {
-        for stream in self.before.iter().chain([&self.stream]) {
-            if let Err(error) = stream.on_disk() {
-                // What failed earlier says more.
-                let mut first = shared.error.lock().unwrap_or_else(PoisonError::into_inner);
-                first.get_or_insert(Trouble::Disk(error));
-            }
+        let mut all = self.before.iter().chain([&self.stream]);
+        let failed = all.find_map(|stream| stream.on_disk().err()).map(Trouble::Disk);
+        let removed = self.stream.is_removed().then_some(Trouble::Removed);
+        if let Some(trouble) = failed.or(removed) {
+            // What failed earlier says more.
+            let mut first = shared.error.lock().unwrap_or_else(PoisonError::into_inner);
+            first.get_or_insert(trouble);
         }
     }
 }

@@ -193,6 +193,24 @@ fn a_disk_that_fails_after_the_write_is_said() {
     run("export").expect_error(1, &["spawns.csv", "No space left"]);
 }
 
+#[test]
+fn a_file_that_is_removed_is_said() {
+    let Some(rig) = Rig::new() else { return };
+    for name in ["records", "records.zst"] {
+        let records = rig.path(name);
+        let mut tracer = forkscope(&rig, &["trace", "--format", "json", "--duration", "3s", "-o"]);
+        tracer.arg(&records);
+        let running = rig.start(tracer);
+        let begin = Instant::now();
+        while !records.exists() {
+            assert!(begin.elapsed() < Duration::from_secs(20), "no file");
+            thread::sleep(Duration::from_millis(10));
+        }
+        fs::remove_file(&records).expect("to remove it");
+        running.finish().expect_error(1, &[name, "was removed"]);
+    }
+}
+
 /// The terminal under it is gone: every write is an I/O error.
 #[test]
 fn a_terminal_that_is_gone_is_one_line() {

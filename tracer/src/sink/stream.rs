@@ -4,7 +4,7 @@
 use std::{
     fs::{self, File},
     io::{self, Seek as _, Write as _},
-    os::fd::AsRawFd as _,
+    os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -117,15 +117,26 @@ impl Stream {
     /// # Errors
     /// Those of the disk.
     pub fn on_disk(&self) -> io::Result<()> {
-        let file = match &self.form {
-            Form::Plain(Target::File(file, _)) => file,
-            Form::Plain(Target::Stdout | Target::Stderr) => return Ok(()),
-            Form::Compressed { encoder, .. } => encoder.get_ref(),
-        };
+        let Some(file) = self.file() else { return Ok(()) };
         let all = libc::SYNC_FILE_RANGE_WAIT_BEFORE
             | libc::SYNC_FILE_RANGE_WRITE
             | libc::SYNC_FILE_RANGE_WAIT_AFTER;
         write_back(file, 0, 0, all)
+    }
+
+    /// Whether somebody has removed it, and nothing of it will be left.
+    #[must_use]
+    pub fn is_removed(&self) -> bool {
+        let about = self.file().and_then(|file| file.metadata().ok());
+        about.is_some_and(|about| about.is_file() && about.nlink() == 0)
+    }
+
+    fn file(&self) -> Option<&File> {
+        match &self.form {
+            Form::Plain(Target::File(file, _)) => Some(file),
+            Form::Plain(Target::Stdout | Target::Stderr) => None,
+            Form::Compressed { encoder, .. } => Some(encoder.get_ref()),
+        }
     }
 
     /// Lets what the compression holds back go to the file, when it is due, or now.

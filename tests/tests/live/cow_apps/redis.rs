@@ -124,16 +124,21 @@ fn saves_cost_what_redis_says() {
     let forks = forks_of(&recording, pid);
     let ledgers: Vec<_> = recording.ledgers_of(pid).collect();
     assert_eq!((forks.len(), ledgers.len()), (saves.len(), saves.len()), "forks and ledgers");
-    for ((save, fork), ledger) in saves.iter().zip(forks).zip(ledgers) {
+    let mut near = false;
+    for ((save, fork), ledger) in saves.iter().zip(&forks).zip(ledgers) {
         assert_eq!(fork.at("child.pid"), ledger.at("child.pid"), "{ledger}");
         assert_eq!((ledger.text("end"), ledger.at("overlapping")), ("exit", &false.into()));
 
         let (ours, theirs) = (fork.number("latency_ns"), save.fork_usec * 1000);
-        assert!(ours.abs_diff(theirs) <= theirs / 20 + 200_000, "{ours} ns; {save:?}");
+        // Redis reads its clock, in microseconds, outside of the call.
+        assert!(ours <= theirs + 2000, "{ours} ns; {save:?}");
+        near |= theirs - ours.min(theirs) <= theirs / 20 + 200_000;
 
         let copied = ["parent", "child"].map(|role| ledger.at(role).number("copied_bytes"));
         let (copied, size) = (copied.iter().sum::<u64>(), save.cow_size);
         let range = (size / 10 * 9).saturating_sub(MIB)..=size / 4 * 5 + 4 * MIB;
         assert!(range.contains(&copied), "{copied} bytes; {save:?}: {ledger}");
     }
+    // Between the call's end and its clock Redis may have to wait for a CPU, but not each time.
+    assert!(near, "{forks:?}; {saves:?}");
 }

@@ -213,6 +213,8 @@ pub mod feature {
     pub const STARTS_BY_FUNCTION: u32 = 1 << 20;
     /// What copying takes is told by the lock of the address space.
     pub const COPY_BY_LOCK: u32 = 1 << 21;
+    /// `bpf_preempt_disable` exists: no other program comes between on a CPU.
+    pub const CPU_HELD: u32 = 1 << 22;
 }
 
 /// Bits of [`Config::filters`].

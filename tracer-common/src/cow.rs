@@ -257,8 +257,26 @@ pub struct Window {
     pub pte: u64,
     /// Its argument.
     pub fault: u64,
+    /// Where the page table is that the fault before this one needed.
+    pub near: Near,
+    /// The kernel's ticks when the clock was read, their low bits.
+    pub tick: u32,
+    /// Faults since then that took its reading for theirs.
+    pub unread: u32,
     /// Zero.
-    pub reserved: [u64; 6],
+    pub reserved: [u64; 2],
+}
+
+/// A page table, and by which entry it is found.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Near {
+    /// The 2 MiB of addresses that it is for, as a number; 0 for none.
+    pub block: u64,
+    /// Where the entry is that names it.
+    pub entry_at: u64,
+    /// That entry.
+    pub entry: u64,
 }
 
 /// Values in a [`Window`].

@@ -6,7 +6,7 @@ use forkscope_common::{
     config::feature,
     cow::{CHILD, CURVE, ENOUGH_TIMED, LEDGER_CORE, Ledger, PARENT, Rank, Space, end},
     event::{COMM_LEN, Kind},
-    mechanism::{Evidence, Mechanism, flag},
+    mechanism::{Evidence, Mechanism},
 };
 
 use crate::{
@@ -44,7 +44,7 @@ macro_rules! count_role {
         // SAFETY: a field of a live map element, and the role is 0 or 1.
         unsafe {
             let counter = (&raw mut (*$cpu.counters()).$field).cast::<u64>().add($role & 1);
-            $crate::emit::add(counter, $n);
+            $crate::emit::add_own(counter, $n);
         }
     };
 }
@@ -105,11 +105,12 @@ fn first(parent: *mut Space) -> u32 {
     }
 }
 
-/// `task_newtask`: the parent runs, the child does not yet. A program of its own beside the
-/// one of the spawn: in one, the verifier would walk this once per kind of spawn.
+/// `task_newtask` of a child with memory of its own: the parent runs, the child does not yet. A
+/// program of its own beside the one of the spawn: in one, the verifier would walk this once per
+/// kind of spawn.
 #[inline(always)]
 pub fn made(child: Task, clone_flags: u64) {
-    if clone_flags & flag::VM != 0 || !gate_open() {
+    if !gate_open() {
         return;
     }
     let Some(cpu) = Cpu::current() else { return };

@@ -27,6 +27,8 @@ use crate::{
 /// `___GFP_MOVABLE` and `___GFP_ZERO` of include/linux/gfp_types.h.
 const GFP_MOVABLE: u32 = 0x08;
 const GFP_ZERO: u32 = 0x100;
+/// Faults of a task that take the beginning of one before them for theirs.
+const UNREAD: u32 = 15;
 
 /// It was a copy after all.
 #[inline(always)]
@@ -85,19 +87,28 @@ fn will_be_timed(cpu: Cpu) -> bool {
     countdown == 0 || load(countdown) as i64 == -1
 }
 
-/// When a fault begins; for one that is not timed, after a while, by ticks since the fork.
+/// When a fault begins. One that is not timed is told by ticks since the fork, after a while;
+/// before that, of up to [`UNREAD`] more in the same tick, by the first: reading the clock would be
+/// an eighth of what such a fault costs here.
 #[inline(always)]
-fn beginning(ledger: Option<*mut Ledger>, at: &Window, timed: bool) -> u64 {
+fn beginning(ledger: Option<*mut Ledger>, at: &mut Window, timed: bool) -> u64 {
     /// Shorter, and a tick would be a large part of it.
     const BY_THE_CLOCK_NS: u64 = 32_000_000;
+    let tick = jiffies();
     if !timed && let Some(ledger) = ledger {
         // SAFETY: a live map element.
         let opened = unsafe { (*ledger).opened_jiffies };
-        let since = jiffies().wrapping_sub(opened) * u64::from(config!(jiffy_ns));
+        let since = tick.wrapping_sub(opened) * u64::from(config!(jiffy_ns));
         if since >= BY_THE_CLOCK_NS {
             return at.opened_at + since;
         }
+        if at.tick == tick as u32 && at.unread < UNREAD && at.at >= at.opened_at {
+            at.unread += 1;
+            return at.at;
+        }
     }
+    at.tick = tick as u32;
+    at.unread = 0;
     now()
 }
 
@@ -134,6 +145,7 @@ pub fn began(address: u64, regs: u64, error: u64, context: *mut core::ffi::c_voi
     }
     if at.generation != generation || at.mm != mm {
         resolve(at, mm, generation);
+        at.near.block = 0;
     }
     let role = at.state & window::CHILD;
     at.state = role;
@@ -150,7 +162,7 @@ pub fn began(address: u64, regs: u64, error: u64, context: *mut core::ffi::c_voi
         let table = load(mm.wrapping_add(offset(config!(offsets.mm_pgd))));
         // SAFETY: a live map element; its layout is written before the programs are attached.
         let layout = unsafe { &(*shared).layout };
-        let (kind, frame) = paging::look_up(layout, table, address);
+        let (kind, frame) = paging::look_up(layout, table, address, &mut at.near);
         at.frame = frame as u32;
         state |= match kind {
             page::OTHER => return,

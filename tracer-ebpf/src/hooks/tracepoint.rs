@@ -5,7 +5,7 @@ use aya_ebpf::{
     macros::{btf_tracepoint, perf_event, raw_tracepoint, tracepoint},
     programs::{BtfTracePointContext, PerfEventContext, RawTracePointContext, TracePointContext},
 };
-use forkscope_common::config::feature;
+use forkscope_common::{config::feature, mechanism::flag};
 
 use crate::{
     cgroup, cow, exec, exit, fault,
@@ -29,7 +29,11 @@ pub fn task_newtask(ctx: BtfTracePointContext) -> i32 {
 /// The same, for copy-on-write.
 #[btf_tracepoint(function = "task_newtask")]
 pub fn task_newtask_cow(ctx: BtfTracePointContext) -> i32 {
-    undisturbed!(cow::made(Task(pointer(&ctx, 0)), ctx.arg::<u64>(1)))
+    let clone_flags = ctx.arg::<u64>(1);
+    if clone_flags & flag::VM != 0 {
+        return 0;
+    }
+    undisturbed!(cow::made(Task(pointer(&ctx, 0)), clone_flags))
 }
 
 /// `(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`, fs/exec.c.
@@ -67,8 +71,7 @@ pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
 /// `(struct cgroup *cgrp, const char *path)`, kernel/cgroup/cgroup.c.
 #[btf_tracepoint(function = "cgroup_mkdir")]
 pub fn cgroup_mkdir(ctx: BtfTracePointContext) -> i32 {
-    cgroup::made(Cgroup(pointer(&ctx, 0)), pointer(&ctx, 1));
-    0
+    undisturbed!(cgroup::made(Cgroup(pointer(&ctx, 0)), pointer(&ctx, 1)))
 }
 
 /// `(struct mm_struct *mm, bool write, bool success)`, include/trace/events/mmap_lock.h.

@@ -6,7 +6,7 @@
 //! `struct page` 0 is) are random and published nowhere; [`survey`] finds them, and checks what
 //! it found against the page tables themselves.
 
-use forkscope_common::cow::Layout;
+use forkscope_common::cow::{Layout, Near};
 
 use super::{config, current, load};
 
@@ -54,26 +54,58 @@ pub mod page {
     pub const UNSURE_HUGE: u32 = 4;
 }
 
-/// The entry for `address` in the table at `table`, whose entries each cover 2^`shift` bytes.
+/// Where the entry for `address` is in the table at `table`, whose entries each cover 2^`shift`
+/// bytes.
 #[inline(always)]
-fn entry(table: u64, address: u64, shift: u32) -> u64 {
-    load(table.wrapping_add((address >> shift & 511) * 8))
+fn entry_at(table: u64, address: u64, shift: u32) -> u64 {
+    table.wrapping_add((address >> shift & 511) * 8)
 }
 
-/// The last entry for `address`, and whether it is that of a huge page.
+/// That entry.
 #[inline(always)]
-fn leaf(layout: &Layout, mut table: u64, address: u64) -> (u64, bool) {
+fn entry(table: u64, address: u64, shift: u32) -> u64 {
+    load(entry_at(table, address, shift))
+}
+
+/// The table whose entries each cover 2 MiB.
+#[inline(always)]
+fn middle(layout: &Layout, mut table: u64, address: u64) -> u64 {
     let (direct, mask) = (layout.direct_map, layout.frame_mask);
     if layout.levels == 5 {
         table = direct.wrapping_add(entry(table, address, 48) & mask);
     }
     table = direct.wrapping_add(entry(table, address, 39) & mask);
-    table = direct.wrapping_add(entry(table, address, 30) & mask);
-    let leaf = entry(table, address, 21);
+    direct.wrapping_add(entry(table, address, 30) & mask)
+}
+
+/// The last entry for `address`, and whether it is that of a huge page.
+#[inline(always)]
+fn leaf(layout: &Layout, table: u64, address: u64) -> (u64, bool) {
+    let leaf = entry(middle(layout, table, address), address, 21);
     if leaf & LEAF != 0 {
         return (leaf, true);
     }
-    (entry(direct.wrapping_add(leaf & mask), address, 12), false)
+    (entry(layout.direct_map.wrapping_add(leaf & layout.frame_mask), address, 12), false)
+}
+
+/// As [`leaf`], by the table of the fault before, of the same address space: neighbours share one.
+/// It is that table while the entry that names it says what it said: the kernel clears the entry
+/// before it lets go of the table (`free_pte_range` in mm/memory.c).
+#[inline(always)]
+fn leaf_near(layout: &Layout, table: u64, address: u64, near: &mut Near) -> (u64, bool) {
+    let block = address >> 21;
+    let mut found = near.entry;
+    if near.block != block || load(near.entry_at) != found {
+        let entry_at = entry_at(middle(layout, table, address), address, 21);
+        found = load(entry_at);
+        if found & LEAF != 0 {
+            return (found, true);
+        }
+        near.block = block;
+        near.entry_at = entry_at;
+        near.entry = found;
+    }
+    (entry(layout.direct_map.wrapping_add(found & layout.frame_mask), address, 12), false)
 }
 
 /// The number of the frame that an entry names for `address`.
@@ -92,10 +124,10 @@ pub fn frame(layout: &Layout, table: u64, address: u64) -> u64 {
 
 /// What a write to `address` will do, and the frame that is there, in the address space whose
 /// top page table is `table`. Called by the task that faults there, on a page that is present
-/// and not writable.
+/// and not writable. `near` is of a fault before in that address space.
 #[inline(always)]
-pub fn look_up(layout: &Layout, table: u64, address: u64) -> (u32, u64) {
-    let (leaf, huge) = leaf(layout, table, address);
+pub fn look_up(layout: &Layout, table: u64, address: u64, near: &mut Near) -> (u32, u64) {
+    let (leaf, huge) = leaf_near(layout, table, address, near);
     if leaf & (PRESENT | WRITABLE) != PRESENT || !huge && leaf & SPECIAL != 0 {
         return (page::OTHER, 0);
     }

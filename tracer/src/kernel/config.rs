@@ -181,6 +181,7 @@ pub fn build(
             choice.of(Part::Cow) == Some(Backend::Tracepoint) && page_tables_readable(host),
         ),
         (feature::DIRECT_LOADS, host.callable("bpf_rdonly_cast").is_some()),
+        (feature::CPU_HELD, host.callable("bpf_preempt_disable").is_some()),
         (feature::TYPED_POINTERS, typed),
         // The helper that finds saved registers takes a typed task.
         (feature::TASK_PT_REGS, typed && host.helpers.contains("task_pt_regs")),

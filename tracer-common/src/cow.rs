@@ -271,7 +271,7 @@ pub struct Window {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Near {
-    /// The 2 MiB of addresses that it is for, as a number; 0 for none.
+    /// The 2 MiB of addresses that it is for, as a number, or [`window::NO_BLOCK`].
     pub block: u64,
     /// Where the entry is that names it.
     pub entry_at: u64,
@@ -285,6 +285,8 @@ pub mod window {
     pub const NO_LEDGER: u32 = u32::MAX - 1;
     /// [`super::Window::slot`]: the address space took part in no fork.
     pub const UNTRACKED: u32 = u32::MAX;
+    /// [`super::Near::block`]: it is of no table.
+    pub const NO_BLOCK: u64 = u64::MAX;
     /// [`super::Window::state`]: a fault is counted.
     pub const COUNTED: u32 = 1;
     /// As a copy; else as reuse.

@@ -25,7 +25,7 @@ pub fn http(data: &[u8]) {
     let status = head.strip_prefix("HTTP/1.1 ").or(head.strip_prefix("HTTP/1.0 "));
     let status = status.and_then(|rest| rest.get(..3)).expect("a status");
     assert!(
-        ["200", "400", "404", "405", "414", "431", "503"].contains(&status),
+        ["200", "400", "404", "405", "414", "421", "431", "503"].contains(&status),
         "{status} was not to be expected"
     );
     let length = head.lines().find_map(|line| {

@@ -4,6 +4,7 @@
 mod flags;
 pub mod not_cow;
 mod speed;
+mod tables;
 
 use std::path::Path;
 

@@ -145,7 +145,7 @@ pub fn began(address: u64, regs: u64, error: u64, context: *mut core::ffi::c_voi
     }
     if at.generation != generation || at.mm != mm {
         resolve(at, mm, generation);
-        at.near.block = 0;
+        at.near.block = window::NO_BLOCK;
     }
     let role = at.state & window::CHILD;
     at.state = role;

@@ -88,8 +88,8 @@ fn will_be_timed(cpu: Cpu) -> bool {
 }
 
 /// When a fault begins. One that is not timed is told by ticks since the fork, after a while;
-/// before that, of up to [`UNREAD`] more in the same tick, by the first: reading the clock would be
-/// an eighth of what such a fault costs here.
+/// before that, of up to [`UNREAD`] more in the same tick, by the first: reading the clock is a
+/// call, and waits for all reads under way.
 #[inline(always)]
 fn beginning(ledger: Option<*mut Ledger>, at: &mut Window, timed: bool) -> u64 {
     /// Shorter, and a tick would be a large part of it.

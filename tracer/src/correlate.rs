@@ -262,6 +262,14 @@ impl Correlator {
         }
     }
 
+    /// As [`Self::tick`], while more events wait to be pushed: time is that of the last spawn, for
+    /// what is waited for may be among them.
+    pub fn tick_behind(&mut self, out: &mut Vec<Record>) {
+        if let Some(&(now, _)) = self.order.back() {
+            self.tick(now, out);
+        }
+    }
+
     /// Writes a held spawn, if it is still the one that has been held since then.
     fn release_of(&mut self, tid: u32, since: u64, out: &mut Vec<Record>) {
         if self.held.get(&tid).is_some_and(|held| held.since == since) {

@@ -60,6 +60,12 @@ pub trait Consumer {
     fn spare(&mut self) -> Vec<Record> {
         Vec::new()
     }
+    /// Whether it takes what comes of more events; where not, they wait in the ring.
+    fn has_room(&self) -> bool {
+        true
+    }
+    /// Nothing happens any more: waits until it takes more, or is stuck.
+    fn wait_for_room(&mut self) {}
     /// Records that could not be taken so far.
     fn lost(&self) -> u64 {
         0
@@ -104,6 +110,12 @@ impl Consumer for Writer {
     }
     fn spare(&mut self) -> Vec<Record> {
         Self::spare(self)
+    }
+    fn has_room(&self) -> bool {
+        Self::has_room(self)
+    }
+    fn wait_for_room(&mut self) {
+        Self::wait_for_room(self);
     }
     fn lost(&self) -> u64 {
         Self::lost(self)

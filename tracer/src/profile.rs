@@ -71,6 +71,12 @@ impl Consumer for Audience {
     fn spare(&mut self) -> Vec<Record> {
         self.writer.spare()
     }
+    fn has_room(&self) -> bool {
+        self.writer.has_room()
+    }
+    fn wait_for_room(&mut self) {
+        self.writer.wait_for_room();
+    }
     fn lost(&self) -> u64 {
         self.writer.lost()
     }

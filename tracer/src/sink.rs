@@ -1,7 +1,8 @@
 //! Records leave here: a format turns them into bytes, a thread writes the bytes.
 //!
-//! A slow output delays nobody but this thread. What waits for it is bounded; what does not
-//! fit is counted, and said in the stream as soon as there is room again.
+//! A slow output delays nobody but this thread. What waits for it is bounded: then events wait in
+//! the ring; what does not fit there either is counted, and said in the stream as soon as there is
+//! room again.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -31,12 +32,17 @@ use self::stream::{Rotate, Stream};
 
 /// Records that may wait for the output.
 const MOST_QUEUED: usize = 1 << 17;
+/// Of that, for what comes of the events that were taken while there was room: spawns that were
+/// held go at once.
+const RESERVE: usize = 1 << 15;
 /// Room for so many batches of records is kept, to be used again.
 const MOST_SPARE: usize = 4;
 /// How often a format is asked for what it has held back.
 const IDLE: Duration = Duration::from_millis(100);
 /// How long the output may take nothing at the end.
 const LAST_WORDS: Duration = Duration::from_secs(5);
+/// How often it is looked at then.
+const LOOK: Duration = Duration::from_millis(5);
 /// How long the disk may take at the end to have everything.
 const LAST_BYTES: Duration = Duration::from_secs(30);
 
@@ -196,6 +202,8 @@ pub struct Writer {
     name: String,
     lost: u64,
     unreported: u64,
+    /// It was waited for, in vain.
+    stuck: bool,
     rotate: Rotate,
     /// Pieces asked for besides the first.
     turns: usize,
@@ -252,6 +260,7 @@ impl Writer {
             name,
             lost: 0,
             unreported: 0,
+            stuck: false,
             rotate,
             turns: 0,
             turned: Instant::now(),
@@ -275,6 +284,29 @@ impl Writer {
         self.send_always(vec![header]);
         self.turned = Instant::now();
         self.turns += 1;
+    }
+
+    /// Whether there is room for what comes of some more events.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.stopped() || self.shared.queued.load(Relaxed) + RESERVE < MOST_QUEUED
+    }
+
+    /// Waits until there is room, or for so long as a stuck output deserves: that once alone.
+    pub fn wait_for_room(&mut self) {
+        let mut before = self.shared.queued.load(Relaxed);
+        let mut since = Instant::now();
+        while !self.has_room() {
+            std::thread::sleep(LOOK);
+            let waiting = self.shared.queued.load(Relaxed);
+            // Slow is not stuck.
+            if waiting < before {
+                (before, since) = (waiting, Instant::now());
+            } else if self.stuck || since.elapsed() >= LAST_WORDS {
+                self.stuck = true;
+                return;
+            }
+        }
     }
 
     /// Hands over records; those that do not fit are counted.
@@ -332,11 +364,15 @@ impl Writer {
     pub fn finish(mut self) -> Ended {
         drop(self.sender.take());
         let mut before = self.shared.queued.load(Relaxed);
-        while let Err(mpsc::RecvTimeoutError::Timeout) = self.finished.recv_timeout(LAST_WORDS) {
+        let patience = |stuck| if stuck { LOOK } else { LAST_WORDS };
+        while let Err(mpsc::RecvTimeoutError::Timeout) =
+            self.finished.recv_timeout(patience(self.stuck))
+        {
             let waiting = self.shared.queued.load(Relaxed);
             // Slow is not stuck.
             if waiting < before {
                 before = waiting;
+                self.stuck = false;
                 continue;
             }
             return Ended::Badly(Failure::new(

@@ -347,11 +347,15 @@ fn a_backend_that_cannot_be_had_is_refused() {
 
 /// More records than may wait for the output.
 const TOO_MANY: u32 = 90_000;
+/// In half of it there is no room for the rest.
+const SMALL: &str = "4M";
+/// In half of it there is.
+const LARGE: &str = "128M";
 
-fn stuck(rig: &Rig) -> Child {
+fn stuck(rig: &Rig, buffer: &str) -> Child {
     let own_name = rig.forkscope().file_name().and_then(|name| name.to_str()).expect("its name");
     // Of the generator alone, whatever else happens on this machine.
-    let filters = ["--mechanism", "vfork", "--comm", own_name];
+    let filters = ["--mechanism", "vfork", "--comm", own_name, "--buffer", buffer];
     let mut command = forkscope(rig, &["trace", "--format", "json"]);
     command.args(filters);
     let mut child =
@@ -370,7 +374,7 @@ fn stuck(rig: &Rig) -> Child {
 #[test]
 fn a_reader_that_stands_still_cannot_hold_it() {
     let Some(rig) = Rig::new() else { return };
-    let mut child = stuck(&rig);
+    let mut child = stuck(&rig, SMALL);
     let mut stderr = child.stderr.take().expect("a pipe");
     let _reader = child.stdout.take();
     assert_eq!(ends_soon(child), Some(1));
@@ -381,9 +385,25 @@ fn a_reader_that_stands_still_cannot_hold_it() {
 }
 
 #[test]
+fn a_slow_reader_misses_nothing_that_the_ring_has_room_for() {
+    let Some(rig) = Rig::new() else { return };
+    let mut child = stuck(&rig, LARGE);
+    let mut text = String::from("{");
+    child.stdout.take().expect("a pipe").read_to_string(&mut text).expect("text");
+    assert_eq!(ends_soon(child), Some(0));
+    let recording = Recording::parse(&text);
+    assert_eq!(recording.lost(), 0, "{}", recording.summary());
+    let made = u64::from(TOO_MANY);
+    assert_eq!(recording.spawns()["vfork"], made);
+    let whole = recording.count("spawn", |spawn| spawn.at("latency_ns").is_u64());
+    let updates = recording.count("spawn_update", |_| true);
+    assert_eq!((whole, updates), (made, 0), "what waits is no reason to give up a return");
+}
+
+#[test]
 fn what_a_slow_reader_misses_is_counted() {
     let Some(rig) = Rig::new() else { return };
-    let mut child = stuck(&rig);
+    let mut child = stuck(&rig, SMALL);
     let mut text = String::from("{");
     child.stdout.take().expect("a pipe").read_to_string(&mut text).expect("text");
     assert_eq!(ends_soon(child), Some(0));

@@ -49,6 +49,9 @@ const LONG_QUIET: u32 = 10;
 const FEW: u64 = 16;
 /// And when nobody waits to read it.
 const SLOW_TICK: Duration = Duration::from_millis(200);
+/// And while events are left in it: what the smallest ring useful in a storm takes meanwhile is
+/// less than half of it.
+const HELD_TICK: Duration = Duration::from_millis(5);
 /// How often losses are looked for.
 const AUDIT: Duration = Duration::from_secs(1);
 /// How often the histograms are read, so that no bucket wraps: 2^32 in a minute are 70 million a
@@ -73,7 +76,19 @@ pub(super) struct Run<'a> {
     collected: Instant,
     /// Records that the ring has given.
     received: u64,
+    drained: Drained,
     told: Told,
+}
+
+/// How far the ring was emptied.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Drained {
+    /// As far as it went.
+    Empty,
+    /// By a batch: there may be more.
+    Some,
+    /// Events are left in it, because the output has no room for what comes of them.
+    Held,
 }
 
 /// What an event passes.
@@ -123,6 +138,7 @@ impl<'a> Run<'a> {
             audited: Instant::now(),
             collected: Instant::now(),
             received: 0,
+            drained: Drained::Empty,
         }
     }
 
@@ -172,11 +188,13 @@ impl<'a> Run<'a> {
                         break;
                     }
                     // What comes after a silence is often alone, and who looks rarely costs little.
-                    let silent = self.received - seen < FEW && code.is_none();
+                    let few = self.received - seen < FEW && self.drained != Drained::Held;
+                    let silent = few && code.is_none();
                     quiet = if silent { quiet.saturating_add(1) } else { 0 };
                     seen = self.received;
                     tick = tokio::time::Instant::now()
                         + match (self.front.records, quiet) {
+                            _ if self.drained == Drained::Held => HELD_TICK,
                             (_, LONG_QUIET..) => SILENT_TICK,
                             (false, _) => SLOW_TICK,
                             (true, 0) => TICK,
@@ -186,11 +204,15 @@ impl<'a> Run<'a> {
                 // After the ticks, so that who asks all the time stops nothing else.
                 () = woken(until.asked.as_deref()) => self.look(false),
                 guard = ring.readable() => {
-                    if !self.drain()
+                    if self.drain() != Drained::Some
                         && let Ok(mut guard) = guard
                     {
                         guard.clear_ready();
                     }
+                }
+                // Nobody rings for what was left in the ring before.
+                () = tokio::task::yield_now(), if self.drained == Drained::Some => {
+                    self.drain();
                 }
             }
         }
@@ -218,8 +240,21 @@ impl<'a> Run<'a> {
         stop
     }
 
-    /// Takes what the ring has, up to a batch; whether there may be more.
-    fn drain(&mut self) -> bool {
+    /// Takes what the ring has, up to a batch.
+    ///
+    /// While the output is behind, events are left where they are; once half of the ring is full
+    /// they are taken all the same, and the output counts what it cannot take: the ring is there
+    /// for the time in which nobody looks.
+    fn drain(&mut self) -> Drained {
+        if self.front.consumer.has_room() {
+            return self.take_batch();
+        }
+        while self.session.ring.half_full() && self.take_batch() == Drained::Some {}
+        self.drained = Drained::Held;
+        Drained::Held
+    }
+
+    fn take_batch(&mut self) -> Drained {
         let mut n = 0_usize;
         while n < BATCH {
             let Some(bytes) = self.session.ring.next() else { break };
@@ -233,7 +268,8 @@ impl<'a> Run<'a> {
         if n > 0 {
             self.hand_over();
         }
-        n == BATCH
+        self.drained = if n == BATCH { Drained::Some } else { Drained::Empty };
+        self.drained
     }
 
     fn set_clock(&mut self) {
@@ -249,7 +285,11 @@ impl<'a> Run<'a> {
         }
         self.front.take_names(false);
         self.set_clock();
-        self.front.correlator.tick(clock_ns(libc::CLOCK_MONOTONIC) as u64, &mut self.front.out);
+        let Front { correlator, out, .. } = &mut self.front;
+        match self.drained {
+            Drained::Empty => correlator.tick(clock_ns(libc::CLOCK_MONOTONIC) as u64, out),
+            Drained::Some | Drained::Held => correlator.tick_behind(out),
+        }
         if self.audited.elapsed() >= AUDIT {
             self.audit();
         }
@@ -320,7 +360,12 @@ impl<'a> Run<'a> {
         self.session.live.detach();
         // A program that was running on another CPU at that moment ends within microseconds.
         std::thread::sleep(Duration::from_millis(1));
-        while self.drain() {}
+        loop {
+            self.front.consumer.wait_for_room();
+            if self.take_batch() != Drained::Some {
+                break;
+            }
+        }
         self.look(true);
         let open = self.show_open_ledgers();
         self.tick();

@@ -145,6 +145,14 @@ impl Consumer for Meter {
         self.writer.send(records);
     }
 
+    fn has_room(&self) -> bool {
+        self.writer.has_room()
+    }
+
+    fn wait_for_room(&mut self) {
+        self.writer.wait_for_room();
+    }
+
     fn lost(&self) -> u64 {
         self.writer.lost()
     }

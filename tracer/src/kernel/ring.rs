@@ -114,6 +114,13 @@ impl Ring {
         }
     }
 
+    /// Whether half of it is full of what nobody has taken.
+    #[must_use]
+    pub fn half_full(&self) -> bool {
+        let written = position(&self.producer).load(Ordering::Relaxed);
+        written.wrapping_sub(self.read) >= self.size / 2
+    }
+
     /// Puts together what lies at the end and, from there on, at the beginning.
     fn join(&mut self, at: usize, first: usize, len: usize) -> &[u8] {
         self.joined.clear();

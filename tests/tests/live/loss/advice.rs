@@ -38,15 +38,24 @@ fn the_advised_ring_loses_nothing() {
     let (name, value) = flag.split_once(' ').expect("a flag and its value");
     assert_eq!(name, "--buffer");
 
-    // With it.
-    let tracer = rig.trace(&["--comm", "storm", "--buffer", value]).start();
-    let mut command = Command::new(storm);
-    command.args(["threads", "3"]);
-    let done = rig.run(command).expect_code(0);
-    let truth: Value = serde_json::from_slice(&done.stdout).expect("the truth");
-    let recording = tracer.stop().recording;
-    assert_eq!(recording.lost(), 0, "{}", recording.summary());
-    assert_eq!(recording.spawns()["thread"], truth.number("made"));
+    // With it. A disk that others keep busy may hold the writer up for longer than what waits for
+    // it lasts, which is not the ring's: of three storms one must arrive whole.
+    let whole = (0..3).any(|_| {
+        let tracer = rig.trace(&["--comm", "storm", "--buffer", value]).start();
+        let mut command = Command::new(&storm);
+        command.args(["threads", "3"]);
+        let done = rig.run(command).expect_code(0);
+        let truth: Value = serde_json::from_slice(&done.stdout).expect("the truth");
+        let recording = tracer.stop().recording;
+        let lost = recording.summary().at("lost");
+        assert_eq!((lost.number("kernel"), lost.number("decode")), (0, 0), "{lost}");
+        assert_eq!(recording.spawns()["thread"], truth.number("made"));
+        if lost.number("sink") > 0 {
+            println!("the disk could not follow: {lost}");
+        }
+        lost.number("sink") == 0
+    });
+    assert!(whole, "the output lost records in each of three storms");
 }
 
 #[test]

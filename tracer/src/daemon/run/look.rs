@@ -7,7 +7,7 @@ use forkscope_common::{
     event::Counters,
 };
 
-use super::{Run, lost_in_kernel, sees};
+use super::{Drained, Run, lost_in_kernel, sees};
 use crate::{
     kernel::{backend::Measurement, books::Totals, clock_ns},
     plan::Measures,
@@ -53,7 +53,7 @@ impl Run<'_> {
         let submitted: u64 = counters.stages.iter().map(|stage| stage.submitted).sum();
         // In a storm the ring never gets empty. What was put in and counted can stand a little
         // behind what was put in and not yet counted, so one more batch.
-        while self.received < submitted && self.drain() {}
+        while self.received < submitted && self.drain() == Drained::Some {}
         self.drain();
         let live = &mut self.session.live;
         let open = live.books().open_roles();

@@ -6,7 +6,8 @@ use std::{
     io::{self, Read as _},
     mem::MaybeUninit,
     os::unix::fs::OpenOptionsExt as _,
-    ptr,
+    ptr, thread,
+    time::Duration,
 };
 
 /// What, of which type.
@@ -90,8 +91,25 @@ pub fn tidy() {
     }
 }
 
+/// Waits until the serial line has sent what was said; what waits when the power goes is lost.
+fn last_words() {
+    // Bounded: tcdrain(3) would wait for ever for a line that sends no more.
+    for _ in 0..500 {
+        let mut waiting: libc::c_int = 0;
+        // SAFETY: the argument is an integer that outlives the call.
+        let done = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCOUTQ, &raw mut waiting) };
+        if done != 0 || waiting == 0 {
+            break;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    // What the device itself holds: sixteen characters or so.
+    thread::sleep(Duration::from_millis(50));
+}
+
 /// Does not return.
 pub fn power_off() -> ! {
+    last_words();
     // SAFETY: no arguments.
     unsafe { libc::sync() };
     // SAFETY: no pointers; there is nothing left to lose.

@@ -255,6 +255,8 @@ impl<'a> Run<'a> {
     }
 
     fn take_batch(&mut self) -> Drained {
+        // It may have been set since the last time.
+        self.set_clock();
         let mut n = 0_usize;
         while n < BATCH {
             let Some(bytes) = self.session.ring.next() else { break };

@@ -144,7 +144,6 @@ impl<'a> Run<'a> {
 
     pub(super) async fn until(mut self, mut until: Until) -> Result<Ending, Failure> {
         let broken = |e: std::io::Error| Failure::new(Why::Failed, format!("no event loop: {e}"));
-        self.set_clock();
         let ring = watch(self.session.ring.as_fd()).map_err(broken)?;
         let signals = until.signals.as_ref().map(|s| watch(s.fd().as_fd()));
         let signals = signals.transpose().map_err(broken)?;
@@ -255,7 +254,7 @@ impl<'a> Run<'a> {
     }
 
     fn take_batch(&mut self) -> Drained {
-        // It may have been set since the last time.
+        // For all that comes of it; it may have been set since the last time.
         self.set_clock();
         let mut n = 0_usize;
         while n < BATCH {
@@ -286,7 +285,6 @@ impl<'a> Run<'a> {
             }
         }
         self.front.take_names(false);
-        self.set_clock();
         let Front { correlator, out, .. } = &mut self.front;
         match self.drained {
             Drained::Empty => correlator.tick(clock_ns(libc::CLOCK_MONOTONIC) as u64, out),

@@ -17,6 +17,7 @@ mod budget;
 mod doc;
 mod figures;
 mod machine;
+mod others;
 mod pairs;
 mod process;
 mod programs;
@@ -148,6 +149,9 @@ fn measure(
     let rig = Rig::new(root, forkscope, &workloads, options.quick)?;
     let rows: Vec<_> = plans.iter().map(|plan| plan.row).collect();
     let mut machine = machine::describe(&rig, root, &rows);
+    for other in &machine.others {
+        eprintln!("xtask: warning: {other} traces already, and costs in every run: stop it first");
+    }
     let mut told = Progress::new();
     let rows = pairs::measure(&rig, plans, pairs, &mut told)?;
     let has_ours = plans.iter().any(|plan| plan.row.key == "trace");
@@ -161,6 +165,7 @@ fn measure(
         process::interrupted()?;
     }
     machine.load[1] = machine::load();
+    machine.others.extend(others::attached());
     let only = match options.only {
         Only::All => "all",
         Only::Budget => "those of the budget",

@@ -73,6 +73,9 @@ fn machines(runs: &[Run]) -> String {
             run.only,
             run.seconds
         );
+        for other in &machine.others {
+            let _ = writeln!(text, "  - **{other} traced besides**: its cost is in every run");
+        }
     }
     let mut versions: Vec<_> = runs.iter().flat_map(|run| &run.machine.versions).collect();
     versions.sort();
@@ -335,6 +338,15 @@ mod tests {
         check("- forkscope trace, make: pair 3: it lost 7 events");
         check("4.0 (1.00; all 50,000)");
         check("| thread create+join | `task_newtask` | spawn | 900 | 1.00 | 900 | 1.00 |");
+    }
+
+    #[test]
+    fn a_tracer_besides_is_told_below_its_run() {
+        let mut run = sample::run();
+        run.machine.others.insert("bpftrace (pid 7)".into());
+        let text = write(&[sample::run(), run]);
+        let below = "754 s\n  - **bpftrace (pid 7) traced besides**: its cost is in every run\n";
+        assert!(text.contains(below) && text.matches("besides").count() == 1, "{text}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::{fs, path::Path};
 
 use super::{
+    others,
     record::Machine,
     rig::Rig,
     tracers::{self, first_line},
@@ -44,6 +45,7 @@ pub fn describe(rig: &Rig, root: &Path, rows: &[&'static tracers::Row]) -> Machi
         memory_mib: memory.unwrap_or(0) / 1024,
         layout,
         load: [load(), String::new()],
+        others: others::attached(),
         versions,
     }
 }

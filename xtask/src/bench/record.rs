@@ -1,7 +1,7 @@
 //! A run with every figure, as it is written to a file and read back; tables, budget and
 //! document are made of nothing else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +39,9 @@ pub struct Machine {
     pub layout: String,
     /// Of the last minute, before and after.
     pub load: [String; 2],
+    /// Tracers that were attached besides, before or after.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub others: BTreeSet<String>,
     /// Whose figures these are, and what else takes part.
     pub versions: BTreeMap<String, String>,
 }

@@ -56,6 +56,7 @@ pub fn run() -> Run {
             memory_mib: 4096,
             layout: "loops on CPU 1, tracers on CPU 0".into(),
             load: ["0.10".into(), "1.20".into()],
+            others: std::collections::BTreeSet::default(),
             versions: [("perf".into(), "perf version 6.1".into())].into(),
         },
         pairs: 5,

@@ -48,6 +48,9 @@ pub fn all(run: &Run, lines: &[Line]) -> String {
         "{:.0} s; load {} before and {} after: the noise of a busy machine is in every figure",
         run.seconds, run.machine.load[0], run.machine.load[1]
     );
+    for other in &run.machine.others {
+        let _ = write!(text, "\n{other} traced besides: its cost is in every run");
+    }
     text
 }
 

@@ -44,12 +44,13 @@ impl Running {
         let file = |path: &Path| File::create(path).expect("a file for the output");
         command.stdin(Stdio::null()).stdout(file(&stdout)).stderr(file(&stderr));
         let what = format!("{command:?}");
-        // Under nohup(1), and behind a shell's `&`, they would be ignored by whatever a test starts.
+        // Under nohup(1), behind a shell's `&` and below Python, some would be ignored by whatever a
+        // test starts.
         // SAFETY: signal(2) may be called between fork and exec.
         unsafe {
             command.pre_exec(|| {
-                for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
-                    libc::signal(signal, libc::SIG_DFL);
+                for signal in 1..=libc::SIGSYS {
+                    libc::signal(signal, libc::SIG_DFL); // refused for two of them, as they are
                 }
                 Ok(())
             });

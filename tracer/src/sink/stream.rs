@@ -17,8 +17,10 @@ use crate::failure::Failure;
 const SETTLE: (Duration, usize) = (Duration::from_millis(100), 1 << 20);
 
 /// After so many bytes their way to the disk begins. Left to the kernel they would pile up, until
-/// it makes the writer wait for seconds in a row, which is more than its queue can take.
-const BEGIN: u64 = 8 << 20;
+/// it makes the writer wait for seconds in a row, which is more than its queue can take. In parts of
+/// 8 MiB, ext4 rearranged the file's extents so often, with the file locked and (mounted with
+/// `discard`) waiting for the disk, that one storm in three lost lines.
+const BEGIN: u64 = 64 << 20;
 
 /// When a file is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

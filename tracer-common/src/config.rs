@@ -211,10 +211,8 @@ pub mod feature {
     pub const ENDS_WITH_PROCESS: u32 = 1 << 19;
     /// At `schedule_tail`, where those of 32-bit calls come by too.
     pub const STARTS_BY_FUNCTION: u32 = 1 << 20;
-    /// What copying takes is told by the lock of the address space.
-    pub const COPY_BY_LOCK: u32 = 1 << 21;
     /// `bpf_preempt_disable` exists: no other program comes between on a CPU.
-    pub const CPU_HELD: u32 = 1 << 22;
+    pub const CPU_HELD: u32 = 1 << 21;
 }
 
 /// Bits of [`Config::filters`].

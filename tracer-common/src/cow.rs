@@ -111,7 +111,18 @@ impl Role {
         self.curve.iter().copied().map(u64::from).sum()
     }
 
-    /// Adds another's counts.
+    /// A fault that comes late for a ledger takes back what it has added, and may take it from the
+    /// next ledger of the slot, which never had it: less than nothing is nothing.
+    pub fn settle(&mut self) {
+        for count in &mut self.curve {
+            *count = count.cast_signed().max(0).cast_unsigned();
+        }
+        for count in [&mut self.reused, &mut self.huge_splits] {
+            *count = count.cast_signed().max(0).cast_unsigned();
+        }
+    }
+
+    /// Adds another's counts, which are settled.
     pub fn add(&mut self, other: &Self) {
         self.reused += other.reused;
         self.hugetlb_bytes += other.hugetlb_bytes;
@@ -314,8 +325,6 @@ pub struct Shared {
     /// How often a ledger has been opened or closed: what a [`Window`] was found for holds
     /// while it does not change.
     pub generation: u64,
-    /// Creating calls on this machine that have made nothing yet.
-    pub creating: u64,
     /// Not 0 once a task, or an address space, did not get its first place.
     pub displaced: u64,
     /// Where memory is.
@@ -469,7 +478,7 @@ plain! {
     Layout = 4 * 8,
     Proof = 5 * 8,
     Witness = 4 * 8 + COMM_LEN + 6 * 4,
-    Shared = 12 * 8 + 72,
+    Shared = 11 * 8 + 72,
     PerCpu = 8 * 8,
     Fault = 16 + 4 * 8 + 4 * 4,
     Place = 16,

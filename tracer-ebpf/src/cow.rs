@@ -14,7 +14,7 @@ use crate::{
     fault::by_function::own_window,
     filter::{self, Subject},
     kernel::{Task, current, current_comm, has, opaque},
-    maps::{FREE, LEDGERS, OWNERS, RANKS, SHARED},
+    maps::{FREE, LEDGERS, OWNERS, RANKS, RECENT, SHARED},
     slots,
     spawn::{is_followed, traced_task},
 };
@@ -150,14 +150,29 @@ pub fn made(child: Task, clone_flags: u64) {
     );
 }
 
+#[inline(always)]
+fn take_slot() -> Option<u32> {
+    match RECENT.pop() {
+        Ok(Some(slot)) => Some(slot),
+        _ => FREE.pop().ok().flatten(),
+    }
+}
+
+#[inline(always)]
+fn give_back(slot: u32) {
+    if RECENT.push(slot, 0).is_err() {
+        let _ = FREE.push(slot, 0);
+    }
+}
+
 /// Opens a ledger.
 #[inline(always)]
 fn opened(cpu: Cpu, fork: &Fork<'_>) {
     next_generation(); // whoever looks for the parent's newest ledger now does not keep it
-    let slot = FREE.pop().ok().flatten();
+    let slot = take_slot();
     let Some(parent) = slots::claim_space(fork.parent_mm) else {
         if let Some(slot) = slot {
-            let _ = FREE.push(slot, 0);
+            give_back(slot);
         }
         count!(cpu, cow_unledgered);
         return;
@@ -168,6 +183,9 @@ fn opened(cpu: Cpu, fork: &Fork<'_>) {
         (*parent).pid = fork.parent_pid;
         (*parent).carried
     };
+    // Before the ledger is written: a claim is a locked addition, which waits for all stores under
+    // way, and a ledger is rarely in a cache.
+    let child = slots::claim_space(fork.child_mm);
     let (below, older) = newest(parent);
     let rank = below + 1;
     let (mut own, mut own_opened) = (0, 0);
@@ -213,7 +231,7 @@ fn opened(cpu: Cpu, fork: &Fork<'_>) {
     } else {
         count!(cpu, cow_unledgered);
     }
-    if let Some(child) = slots::claim_space(fork.child_mm) {
+    if let Some(child) = child {
         // SAFETY: a live map element, of an address space in which nobody runs yet.
         unsafe {
             (*child).pid = fork.child_pid;
@@ -233,6 +251,9 @@ fn opened(cpu: Cpu, fork: &Fork<'_>) {
 /// Zeroes a slot; the histograms only where there is something in them.
 #[inline(always)]
 fn clear(ledger: *mut Ledger) {
+    /// Each turn of a loop costs as much as three words.
+    const STEP: usize = 8;
+    const { assert!((size_of::<Ledger>() - LEDGER_CORE).is_multiple_of(8 * STEP)) };
     // SAFETY: a live map element, written word by word within its size: what a struct literal
     // would become is a call that fills it byte by byte.
     unsafe {
@@ -245,8 +266,16 @@ fn clear(ledger: *mut Ledger) {
         }
         if timed != 0 {
             while index < size_of::<Ledger>() / 8 {
-                words.add(index).write_volatile(0);
-                index += 1;
+                let some = words.add(index);
+                some.write_volatile(0);
+                some.add(1).write_volatile(0);
+                some.add(2).write_volatile(0);
+                some.add(3).write_volatile(0);
+                some.add(4).write_volatile(0);
+                some.add(5).write_volatile(0);
+                some.add(6).write_volatile(0);
+                some.add(7).write_volatile(0);
+                index += STEP;
             }
         }
     }
@@ -269,7 +298,7 @@ fn close(cpu: Cpu, slot: u32, ledger: *mut Ledger, how: u32, at: u64) {
         let _ = RANKS.remove(Rank { mm: closing.parent_mm, rank: closing.rank, reserved: 0 });
     }
     closing.opened_at = 0;
-    let _ = FREE.push(slot, 0);
+    give_back(slot);
 }
 
 /// Adds a closed ledger to the totals.
@@ -278,12 +307,14 @@ fn into_totals(cpu: Cpu, ledger: &Ledger) {
     let mut role = PARENT;
     while role <= CHILD {
         let side = &ledger.roles[role];
-        let (mut copied, mut interval) = (0_u64, 0);
+        let (mut copied, mut interval) = (0_i64, 0);
         while interval < CURVE {
-            copied += u64::from(side.curve[interval]);
+            // Less than nothing, where a late fault took back what it had added to the ledger
+            // before: see `Role::settle`.
+            copied += i64::from(side.curve[interval].cast_signed());
             interval += 1;
         }
-        count_role!(cpu, cow_copied, role, copied);
+        count_role!(cpu, cow_copied, role, copied.cast_unsigned());
         count_role!(cpu, cow_reused, role, side.reused);
         role += 1;
     }

@@ -14,7 +14,7 @@ use crate::{
     kernel::{Task, current_comm, has},
     maps::ENDED,
     slots,
-    spawn::{no_longer_creating, traced_task},
+    spawn::traced_task,
 };
 
 /// Whether no other task of the process has passed for the last one.
@@ -42,7 +42,6 @@ pub fn ended(task: Task, group_dead: bool) {
         let state = unsafe { &*own };
         followed = state.flags & task_flags::FOLLOWED != 0;
         mechanism = state.mechanism;
-        no_longer_creating(state);
         if tid != pid || group_dead {
             slots::forget_task(own);
         }

@@ -94,6 +94,13 @@ pub static LEDGERS: Array<Ledger> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 pub static FREE: Queue<u32> = Queue::with_max_entries(1, 0);
 
+/// Those that are taken first and given back first, for what was used a moment ago is still in a
+/// cache: all ledgers in turn never are. A few for each CPU, so that a fault which comes late for a
+/// ledger rarely meets the next one of the slot ([`forkscope_common::cow::Role::settle`]). Set at
+/// load: 4 x CPUs.
+#[map]
+pub static RECENT: Queue<u32> = Queue::with_max_entries(1, 0);
+
 /// Address spaces that took part in a fork, by `mm_struct` (`slots.rs`). Set at load, as `TASKS`.
 #[map]
 pub static SPACES: Array<Space> = Array::with_max_entries(1, BPF_F_MMAPABLE);

@@ -4,7 +4,9 @@
 //! call, and that would be most of what a spawn costs. Here the key says which element it is, or
 //! which few it may be where keys are more than elements. Somebody's is what bears the key;
 //! whoever wants a free one adds a claim, and has it if that is the only claim: of two at once
-//! both go on to their next place. (There is no compare-and-swap before 5.12.)
+//! both go on to their next place. (There is no compare-and-swap before 5.12.) Where each key has
+//! a place of its own nobody claims, for a locked addition waits for all stores under way, and the
+//! kernel has just written a task.
 
 use aya_ebpf::maps::Array;
 use forkscope_common::{
@@ -69,19 +71,29 @@ impl Way {
     }
 }
 
+#[inline(always)]
+fn places_of_tasks() -> Places {
+    Places { mask: config!(tasks.mask), most: config!(tasks.most) }
+}
+
+#[inline(always)]
+fn places_of_spaces() -> Places {
+    Places { mask: config!(spaces.mask), most: config!(spaces.most) }
+}
+
 /// Tids are given out in turn: the low bits keep tasks apart.
 #[inline(always)]
 fn way_of_task(tid: u32) -> Way {
-    let places = Places { mask: config!(tasks.mask), most: config!(tasks.most) };
-    Way { key: u64::from(tid), first: tid, step: tid.wrapping_mul(SPREAD) >> 8 | 1, places }
+    let step = tid.wrapping_mul(SPREAD) >> 8 | 1;
+    Way { key: u64::from(tid), first: tid, step, places: places_of_tasks() }
 }
 
 /// Address spaces are hundreds of bytes apart.
 #[inline(always)]
 fn way_of_space(mm: u64) -> Way {
-    let places = Places { mask: config!(spaces.mask), most: config!(spaces.most) };
     let spread = ((mm >> 6) as u32).wrapping_mul(SPREAD);
-    Way { key: mm, first: spread >> 12, step: (mm >> 8) as u32 | 1, places }
+    let step = (mm >> 8) as u32 | 1;
+    Way { key: mm, first: spread >> 12, step, places: places_of_spaces() }
 }
 
 /// Whether anything is at another place than its first.
@@ -138,6 +150,11 @@ fn claim<T: Keyed>(array: &Array<T>, way: Way) -> Option<*mut T> {
                 found = index;
                 break;
             }
+            if way.places.most == 1 {
+                T::key(element).write_volatile(way.key);
+                found = index;
+                break;
+            }
             let claims = T::claims(element);
             if claims.read_volatile() == 0 {
                 add_32(claims, 1);
@@ -184,11 +201,13 @@ pub unsafe fn clear<T: Keyed>(element: *mut T) {
 /// # Safety
 /// `element` must be a live map element that is the caller's.
 #[inline(always)]
-unsafe fn release<T: Keyed>(element: *mut T) {
+unsafe fn release<T: Keyed>(element: *mut T, places: Places) {
     // SAFETY: the caller's promise.
     unsafe {
         T::key(element).write_volatile(0);
-        add_32(T::claims(element), u32::MAX);
+        if places.most != 1 {
+            add_32(T::claims(element), u32::MAX);
+        }
     }
 }
 
@@ -208,7 +227,7 @@ pub fn claim_task(tid: u32) -> Option<*mut TaskState> {
 #[inline(always)]
 pub fn forget_task(state: *mut TaskState) {
     // SAFETY: a live map element, by the look-up that it comes from.
-    unsafe { release(state) };
+    unsafe { release(state, places_of_tasks()) };
 }
 
 /// What is known of an address space.
@@ -230,6 +249,6 @@ pub fn forget_space(space: *mut Space) {
     unsafe {
         (&raw mut (*space).pid).write_volatile(0);
         clear(space);
-        release(space);
+        release(space, places_of_spaces());
     }
 }

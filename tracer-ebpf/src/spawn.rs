@@ -9,10 +9,9 @@ use forkscope_common::{
 
 use crate::{
     cgroup,
-    emit::{Cpu, add, count, gate_open, now},
+    emit::{Cpu, count, gate_open, now},
     filter::{self, Subject},
     kernel::{Ptr, Task, config, current, current_comm, forget, has, read_user},
-    maps::SHARED,
     slots,
 };
 
@@ -128,7 +127,6 @@ pub fn made(child: Task, clone_flags: u64) {
             let state = unsafe { &mut *state };
             if state.call_at != 0 {
                 record_flags |= flags::AWAITS_RETURN;
-                no_longer_creating(state);
                 state.made_at = at;
                 state.child_start = child_start;
                 state.child_pid = child_pid;
@@ -230,39 +228,8 @@ pub fn call_entered() {
     if state.made_at != 0 {
         count!(cpu, unreturned);
     }
-    creating(u64::from(!is_creating(state)));
     state.made_at = 0;
     state.call_at = now();
-}
-
-/// Whether a task is in a creating call that has made nothing yet; such calls are counted.
-#[inline(always)]
-fn is_creating(state: &TaskState) -> bool {
-    // What is found out here of a value does not stick to the one that is looked at later.
-    // SAFETY: fields of a live map element.
-    let (call_at, made_at) = unsafe {
-        ((&raw const state.call_at).read_volatile(), (&raw const state.made_at).read_volatile())
-    };
-    forget(u8::from((call_at != 0) & (made_at == 0))) != 0
-}
-
-/// The call of a task has made something, has failed, or will never return.
-#[inline(always)]
-pub fn no_longer_creating(state: &TaskState) {
-    creating(u64::from(is_creating(state)).wrapping_neg());
-}
-
-/// More or fewer creating calls are under way. (No branch on `n`: the verifier would walk what
-/// follows once more.)
-#[inline(always)]
-fn creating(n: u64) {
-    if !has(feature::COPY_BY_LOCK) {
-        return;
-    }
-    if let Some(shared) = SHARED.get_ptr_mut(0) {
-        // SAFETY: a field of a live map element.
-        unsafe { add(&raw mut (*shared).creating, n) };
-    }
 }
 
 /// The child may run.
@@ -306,7 +273,8 @@ fn in_fork() -> Option<*mut TaskState> {
     let (_, tid) = traced_task()?;
     let state = slots::task(tid)?;
     // SAFETY: a live map element of the current task, which nobody else writes.
-    if is_creating(unsafe { &*state }) { Some(state) } else { None }
+    let is_creating = unsafe { (*state).call_at != 0 && (*state).made_at == 0 };
+    if is_creating { Some(state) } else { None }
 }
 
 /// Whether a task's syscall under way is a creating one.
@@ -339,15 +307,10 @@ pub fn copy_ended(mm: Ptr) {
 }
 
 /// The current task's state, if it is in a creating call that has made nothing yet and the
-/// lock is that of its own address space. Runs at every locking on the machine: the cheap
-/// questions come first, whether anybody is in a creating call, and whether this task is.
+/// lock is that of its own address space. Runs at every locking on the machine: what its
+/// registers say comes first, which lie where the call has just put them.
 #[inline(always)]
 fn copying(mm: Ptr) -> Option<*mut TaskState> {
-    let shared = SHARED.get_ptr(0)?;
-    // SAFETY: a live map element.
-    if unsafe { (&raw const (*shared).creating).read_volatile() } == 0 {
-        return None;
-    }
     let task = current();
     if !in_creating_call(task) || !task.mm().is(mm) {
         return None;
@@ -442,7 +405,6 @@ fn call_returned(
         if let Some(state) = state {
             // SAFETY: a live map element of the current task, which nobody else writes.
             let state = unsafe { &mut *state };
-            no_longer_creating(state);
             state.call_at = 0;
             state.made_at = 0;
             state.copy_ns = 0;
@@ -457,7 +419,6 @@ fn call_returned(
     // SAFETY: as above.
     let state = unsafe { &mut *state };
     let (entered, made_at) = (state.call_at, state.made_at);
-    no_longer_creating(state); // where what it made is filtered out
     state.call_at = 0;
     state.made_at = 0;
     if entered == 0 || made_at == 0 {

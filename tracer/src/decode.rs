@@ -2,7 +2,7 @@
 
 use forkscope_common::{
     Plain,
-    cow::{Fault, LEDGER_CORE, Ledger},
+    cow::{Fault, LEDGER_CORE, Ledger, Role},
     event::{self, Header, Kind},
 };
 
@@ -91,12 +91,13 @@ pub fn decode<'a>(bytes: &'a [u8], room: &'a mut Ledger) -> Result<Event<'a>, Ma
 fn ledger<'a>(bytes: &[u8], room: &'a mut Ledger) -> Result<&'a Ledger, Malformed> {
     if bytes.len() >= size_of::<Ledger>() {
         *room = fixed(bytes)?;
-        return Ok(room);
+    } else {
+        let core = bytes.get(..LEDGER_CORE).ok_or(Malformed::Short)?;
+        let mut whole = [0; size_of::<Ledger>()];
+        whole[..LEDGER_CORE].copy_from_slice(core);
+        *room = fixed(&whole)?;
     }
-    let core = bytes.get(..LEDGER_CORE).ok_or(Malformed::Short)?;
-    let mut whole = [0; size_of::<Ledger>()];
-    whole[..LEDGER_CORE].copy_from_slice(core);
-    *room = fixed(&whole)?;
+    room.roles.iter_mut().for_each(Role::settle);
     Ok(room)
 }
 
@@ -127,6 +128,25 @@ mod tests {
             let (bytes, mut room) = (exec_bytes(name, argv, b"abc"), room());
             let result = decode(&bytes, &mut room);
             assert!(matches!(result, Err(Malformed::Lengths)), "{name} {argv}: {result:?}");
+        }
+    }
+
+    #[test]
+    fn a_ledger_counts_no_less_than_nothing() {
+        let mut told = room();
+        told.header.kind = Kind::Cow as u16;
+        let [parent, child] = &mut told.roles;
+        parent.curve[..3].copy_from_slice(&[7, u32::MAX, i32::MAX.cast_unsigned()]);
+        (parent.reused, child.reused, child.huge_splits) = (u64::MAX - 1, 9, u64::MAX);
+        let bytes = told.as_bytes();
+        for size in [bytes.len(), LEDGER_CORE] {
+            let mut room = room();
+            let Ok(Event::Cow(ledger)) = decode(&bytes[..size], &mut room) else {
+                panic!("not a ledger")
+            };
+            let [parent, child] = &ledger.roles;
+            assert_eq!(parent.curve[..3], [7, 0, i32::MAX.cast_unsigned()]);
+            assert_eq!((parent.reused, child.reused, child.huge_splits), (0, 9, 0));
         }
     }
 

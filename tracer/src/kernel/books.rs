@@ -83,7 +83,10 @@ impl Books {
         let mut open = Vec::new();
         self.each_open(|ledgers, at| {
             let ledger = Ledger::read_from(&ledgers.bytes(at, size_of::<Ledger>()));
-            open.extend(ledger.filter(|ledger| ledger.opened_at != 0));
+            if let Some(mut ledger) = ledger.filter(|ledger| ledger.opened_at != 0) {
+                ledger.roles.iter_mut().for_each(Role::settle);
+                open.push(ledger);
+            }
         });
         open.sort_by_key(|ledger: &Ledger| ledger.opened_at);
         open
@@ -96,7 +99,9 @@ impl Books {
         self.each_open(|ledgers, at| {
             for (role, sum) in sum.iter_mut().enumerate() {
                 let role = offset_of!(Ledger, roles) + role * size_of::<Role>();
-                sum.add(&ledgers.read(at + role));
+                let mut role: Role = ledgers.read(at + role);
+                role.settle();
+                sum.add(&role);
             }
         });
         sum

@@ -190,7 +190,6 @@ pub fn build(
         (feature::CALLS_BY_FUNCTION, choice.by_function(Part::Calls)),
         (feature::STARTS, choice.of(Part::Starts).is_some()),
         (feature::STARTS_BY_FUNCTION, choice.by_function(Part::Starts)),
-        (feature::COPY_BY_LOCK, choice.of(Part::Copy) == Some(Backend::Tracepoint)),
         (feature::EXIT_GROUP_DEAD, exit_says_group_dead(host)),
         (feature::SPAWN, plan.measures.spawn),
         (feature::EXEC, plan.measures.exec),

@@ -371,6 +371,7 @@ impl Live {
         let cow = config.features & feature::COW != 0;
         let wanted = |bit, entries| if config.features & bit != 0 { entries } else { 1 };
         let ledgers = wanted(feature::COW, MOST_LEDGERS);
+        let recent = ledgers.min(4 * host.cpus);
         let btf = numbers(host, &choice)?;
         let bytes: &[u8] = config.as_bytes();
         // aya begins by reading all of the kernel's BTF, whether it is given some or not: that is
@@ -389,6 +390,7 @@ impl Live {
             .map_max_entries("PER_CPU", host.cpus)
             .map_max_entries("LEDGERS", ledgers)
             .map_max_entries("FREE", ledgers)
+            .map_max_entries("RECENT", recent)
             .map_max_entries("RANKS", ledgers)
             .map_max_entries("SPACES", wanted(feature::COW, config.spaces.mask + 1))
             .map_max_entries(
@@ -444,7 +446,7 @@ impl Live {
         };
         live.fill_filters(host, plan, &named.groups)?;
         if cow {
-            live.fill_slots(ledgers)?;
+            live.fill_slots(ledgers, recent)?;
         }
         live.load_programs(host, &btf)?;
         if std::env::var_os("FORKSCOPE_VERIFIER_LOG").is_some() {

@@ -77,13 +77,16 @@ impl Live {
     }
 
     /// Puts every slot of a ledger among the free ones.
-    pub(super) fn fill_slots(&mut self, ledgers: u32) -> Result<(), Failure> {
-        let failed =
-            |why: String| Failure::new(Why::Failed, format!("the map FREE: {why}; report it"));
-        let map = self.ebpf.map_mut("FREE").ok_or_else(|| failed("not there".into()))?;
-        let mut free = Queue::<_, u32>::try_from(map).map_err(|e| failed(e.to_string()))?;
-        for slot in 0..ledgers {
-            free.push(slot, 0).map_err(|e| failed(e.to_string()))?;
+    pub(super) fn fill_slots(&mut self, ledgers: u32, recent: u32) -> Result<(), Failure> {
+        for (name, slots) in [("RECENT", 0..recent), ("FREE", recent..ledgers)] {
+            let failed = |why: String| {
+                Failure::new(Why::Failed, format!("the map {name}: {why}; report it"))
+            };
+            let map = self.ebpf.map_mut(name).ok_or_else(|| failed("not there".into()))?;
+            let mut free = Queue::<_, u32>::try_from(map).map_err(|e| failed(e.to_string()))?;
+            for slot in slots {
+                free.push(slot, 0).map_err(|e| failed(e.to_string()))?;
+            }
         }
         Ok(())
     }

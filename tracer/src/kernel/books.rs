@@ -3,6 +3,7 @@
 use std::{
     mem::offset_of,
     os::fd::{AsFd as _, OwnedFd},
+    sync::atomic::{Ordering, fence},
 };
 
 use forkscope_common::{
@@ -80,36 +81,38 @@ impl Books {
     /// The ledgers that are open, oldest first.
     #[must_use]
     pub fn open_ledgers(&self) -> Vec<Ledger> {
-        let mut open = Vec::new();
-        self.each_open(|ledgers, at| {
-            let ledger = Ledger::read_from(&ledgers.bytes(at, size_of::<Ledger>()));
-            if let Some(mut ledger) = ledger.filter(|ledger| ledger.opened_at != 0) {
-                ledger.roles.iter_mut().for_each(Role::settle);
-                open.push(ledger);
-            }
-        });
-        open.sort_by_key(|ledger: &Ledger| ledger.opened_at);
+        let read = |ledgers: &Mapped, at| {
+            let mut ledger = Ledger::read_from(&ledgers.bytes(at, size_of::<Ledger>()))?;
+            ledger.roles.iter_mut().for_each(Role::settle);
+            Some(ledger)
+        };
+        let mut open: Vec<_> = self.each_open(read).into_iter().flatten().collect();
+        open.sort_by_key(|ledger| ledger.opened_at);
         open
     }
 
     /// What the ledgers that are open have counted, added up.
     #[must_use]
     pub fn open_roles(&self) -> [Role; ROLES] {
+        let roles = |ledgers: &Mapped, at| -> [Role; ROLES] {
+            let mut roles: [Role; ROLES] = ledgers.read(at + offset_of!(Ledger, roles));
+            roles.iter_mut().for_each(Role::settle);
+            roles
+        };
         let mut sum = [Role::default(); ROLES];
-        self.each_open(|ledgers, at| {
-            for (role, sum) in sum.iter_mut().enumerate() {
-                let role = offset_of!(Ledger, roles) + role * size_of::<Role>();
-                let mut role: Role = ledgers.read(at + role);
-                role.settle();
-                sum.add(&role);
+        for ledger in self.each_open(roles) {
+            for (sum, role) in sum.iter_mut().zip(&ledger) {
+                sum.add(role);
             }
-        });
+        }
         sum
     }
 
-    /// Every ledger that is open: what is mapped, and where in it.
-    fn each_open(&self, mut each: impl FnMut(&Mapped, usize)) {
+    /// What is read of every ledger that is open, by the mapped and where in it. One that closes
+    /// meanwhile is none of them, or its slot's next one would be in it by half.
+    fn each_open<T>(&self, read: impl Fn(&Mapped, usize) -> T) -> Vec<T> {
         let page = sysconf(libc::_SC_PAGESIZE) as usize;
+        let mut open = Vec::new();
         for first in (0..self.slots).step_by(AT_ONCE) {
             let count = AT_ONCE.min(self.slots - first);
             let from = first * size_of::<Ledger>();
@@ -118,12 +121,19 @@ impl Books {
             // What could be mapped once can be again, unless there is no memory at all.
             let Ok(ledgers) = Mapped::part(self.ledgers.as_fd(), offset, len) else { continue };
             for at in (0..count).map(|slot| from % page + slot * size_of::<Ledger>()) {
-                let since: u64 = ledgers.read(at + offset_of!(Ledger, opened_at));
-                if since != 0 {
-                    each(&ledgers, at);
+                let opened_at = || ledgers.read::<u64>(at + offset_of!(Ledger, opened_at));
+                let since = opened_at();
+                if since == 0 {
+                    continue;
+                }
+                let ledger = read(&ledgers, at);
+                fence(Ordering::Acquire);
+                if opened_at() == since {
+                    open.push(ledger);
                 }
             }
         }
+        open
     }
 
     /// The histograms so far, by slot. Called at least as often as a bucket can wrap:

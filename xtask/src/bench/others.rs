@@ -1,10 +1,6 @@
 //! Tracers that run already: what they cost is in both halves of every pair.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeSet, fs, path::Path};
 
 /// What a tracer holds open while it is attached, as the kernel names it: links
 /// (kernel/bpf/syscall.c) and perf events (kernel/events/core.c). Programs alone are not
@@ -36,9 +32,8 @@ pub fn attached() -> BTreeSet<String> {
 
 fn holds(folder: &Path) -> bool {
     let Ok(open) = fs::read_dir(folder.join("fd")) else { return false };
-    let target = |path: PathBuf| fs::read_link(path).ok();
     open.flatten()
-        .filter_map(|entry| target(entry.path()))
+        .filter_map(|entry| fs::read_link(entry.path()).ok())
         .any(|target| HELD.iter().any(|held| Path::new(held) == target))
 }
 

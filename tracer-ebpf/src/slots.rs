@@ -146,13 +146,17 @@ fn claim<T: Keyed>(array: &Array<T>, way: Way) -> Option<*mut T> {
         let Some(element) = array.get_ptr_mut(index) else { break };
         // SAFETY: a live map element.
         unsafe {
-            if T::key(element).read_volatile() == way.key {
+            let key = T::key(element).read_volatile();
+            if key == way.key {
                 found = index;
                 break;
             }
             if way.places.most == 1 {
-                T::key(element).write_volatile(way.key);
-                found = index;
+                // Somebody else's only where `pid_max` was raised meanwhile.
+                if key == 0 {
+                    T::key(element).write_volatile(way.key);
+                    found = index;
+                }
                 break;
             }
             let claims = T::claims(element);

@@ -9,6 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::proc::children;
+
 /// Nothing that a test runs takes nearly so long, not even where the CPU is emulated.
 const LIMIT: Duration = Duration::from_secs(300);
 
@@ -128,9 +130,21 @@ impl Running {
 }
 
 impl Drop for Running {
+    /// Where a test ends early, what it started ends with it, and what that had started: a command
+    /// would go on below the tests that follow.
     fn drop(&mut self) {
         if let Ok(None) = self.child.try_wait() {
+            let mut family = children(u64::from(self.pid()));
+            let mut next = 0;
+            while let Some(&pid) = family.get(next) {
+                family.extend(children(pid));
+                next += 1;
+            }
             self.signal(libc::SIGKILL);
+            for pid in family {
+                // SAFETY: no pointers; a child that has not been waited for keeps its pid.
+                unsafe { libc::kill(pid as i32, libc::SIGKILL) };
+            }
             let _ = self.child.wait();
         }
     }
@@ -176,5 +190,35 @@ impl Done {
             assert!(line.contains(word), "{}: no {word:?} in: {line}", done.what);
         }
         done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_it_started_ends_with_it() {
+        let stem = std::env::temp_dir().join(format!("forkscope-family-{}", std::process::id()));
+        let mut command = Command::new("sh");
+        command.args(["-c", "sh -c 'sleep 1000 & echo $!; wait' & wait"]);
+        let mut shell = Running::start(command, &stem);
+        shell.until(|shell| shell.stdout().ends_with('\n'));
+        let sleeper: u32 = shell.stdout().trim().parse().expect("a pid");
+        let comm = || fs::read_to_string(format!("/proc/{sleeper}/comm")).unwrap_or_default();
+        shell.until(|_| comm() == "sleep\n");
+        drop(shell);
+        let begin = Instant::now();
+        while comm() == "sleep\n" {
+            let status = fs::read_to_string(format!("/proc/{sleeper}/status")).unwrap_or_default();
+            if status.contains("State:\tZ") {
+                break;
+            }
+            assert!(begin.elapsed() < LIMIT, "{sleeper} goes on");
+            thread::sleep(Duration::from_millis(5));
+        }
+        for end in ["out", "err"] {
+            let _ = fs::remove_file(stem.with_extension(end));
+        }
     }
 }

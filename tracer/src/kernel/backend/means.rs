@@ -136,17 +136,23 @@ fn no_event(name: &str) -> String {
     format!("no BTF tracepoint {name} in this kernel")
 }
 
-/// The program for the tracepoint with as many arguments as it has here.
-fn locking(host: &Host, name: &'static str, args: u32) -> Result<Use, String> {
+/// The program for the tracepoint with as many arguments as it has here, and whether the kernel hands
+/// it a path besides, as it does before 6.14.
+fn locking(host: &Host, name: &'static str, args: u32) -> Result<(Use, bool), String> {
     let btf = host.btf.as_ref().map_err(Clone::clone)?;
     match btf.tracepoint_args(name) {
-        Some(found) if found == args => Ok(Use::event(name)),
-        // Older kernels hand over a path too.
-        Some(found) if found == args + 1 => Ok(Use::on_event(&format!("{name}_path"), name)),
+        Some(found) if found == args => Ok((Use::event(name), false)),
+        Some(found) if found == args + 1 => {
+            Ok((Use::on_event(&format!("{name}_path"), name), true))
+        }
         Some(_) => Err(format!("{name} has arguments that this version does not know")),
         None => Err(no_event(name)),
     }
 }
+
+/// `TRACE_MMAP_LOCK_EVENT` in mm/mmap_lock.c until 6.14, which hands over a number instead.
+const LOCKS_ARE_DEAR: &str = "this kernel, as all before 6.14, writes out a control group's path whenever a process takes or \
+     gives back an mmap lock; other backends, and --measure without latency, do without";
 
 fn by_tracepoint(host: &Host, part: Part) -> Result<Means, String> {
     let call_exit = || Use::syscalls("call_exit", "sys_exit", &CREATING);
@@ -162,10 +168,12 @@ fn by_tracepoint(host: &Host, part: Part) -> Result<Means, String> {
             Means::good(vec![call_exit()])
                 .noting("null where a stop or a signal comes before the child's first instruction")
         }),
-        Part::Copy => Ok(Means::good(vec![
-            locking(host, "mmap_lock_released", 2)?,
-            locking(host, "mmap_lock_acquire_returned", 3)?,
-        ])),
+        Part::Copy => {
+            let (released, _) = locking(host, "mmap_lock_released", 2)?;
+            let (taken, path) = locking(host, "mmap_lock_acquire_returned", 3)?;
+            let means = Means::good(vec![released, taken]);
+            Ok(if path { means.noting(LOCKS_ARE_DEAR) } else { means })
+        }
         Part::Execs => syscalls_seen(host).map(|()| {
             Means::good(vec![
                 Use::syscalls("exec_exit", "sys_exit", &EXECS),

@@ -90,7 +90,8 @@ fn wanted(measures: Measures) -> Vec<Part> {
     parts
 }
 
-/// Chooses for one part: the first that measures it as promised, else the first that does at all.
+/// Chooses for one part: the first that measures it as promised and not dearly, else the first that
+/// does at all.
 fn choose_part(host: &Host, among: &[Backend], part: Part, before: &[Chosen]) -> Chosen {
     let measured = |other| before.iter().any(|c: &Chosen| c.part == other && c.by.is_some());
     let backend_of = |other| {
@@ -121,8 +122,11 @@ fn choose_part(host: &Host, among: &[Backend], part: Part, before: &[Chosen]) ->
             _ => means(host, backend, part),
         };
         match found {
-            Ok(means) if means.state != State::Degraded => {
+            Ok(means) if means.state != State::Degraded && !means.dear => {
                 chosen.by = Some((backend, means));
+                if let Some((dear, Means { dear: true, note: Some(why), .. })) = second {
+                    chosen.refused.push((dear, why));
+                }
                 return chosen;
             }
             Ok(means) => {

@@ -47,6 +47,28 @@ pub fn check() {
         assert_eq!(measurement.at("by").is_null(), state == "missing", "{measurement}");
         assert!(state == "ok" || measurement.at("why").is_string(), "{measurement}");
     }
+    if backend() == Some("tracepoint") {
+        expect_cheap_copies(&rig);
+    }
+}
+
+/// Before 6.14 the kernel does much for everybody at the tracepoints of mmap locks: without
+/// trampolines the copy is measured by kprobes there, where these can be had, and by the tracepoints
+/// from then on.
+fn expect_cheap_copies(rig: &Rig) {
+    let mut command = Command::new(rig.forkscope());
+    command.args(["doctor", "--format", "json"]).env("FORKSCOPE_WITHOUT", "fentry");
+    let done = rig.run(command).expect_code(0);
+    let said: Value = serde_json::from_slice(&done.stdout).expect("JSON");
+    let release = said.text("kernel").split(['.', '-']).map_while(|part| part.parse().ok());
+    let dear = release.take(2).collect::<Vec<u32>>() < vec![6, 14];
+    let measurements = said.at("measurements").as_array().expect("a list");
+    let copy = measurements.iter().find(|one| one.text("measurement") == "copy").expect("the copy");
+    if copy.at("by").is_null() || (dear && said.at("backends").text("kprobe") != "ok") {
+        return;
+    }
+    let expected = if dear { "copy_page_range" } else { "mmap_lock" };
+    assert!(copy.text("by").contains(expected), "{copy}");
 }
 
 /// Holds a trace of everything against its word.

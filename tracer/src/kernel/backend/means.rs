@@ -88,16 +88,22 @@ pub struct Means {
     pub state: State,
     /// What it does not tell.
     pub note: Option<String>,
+    /// Whether processes that do nothing of what is measured pay for it, and dearly.
+    pub dear: bool,
 }
 
 impl Means {
     fn good(uses: Vec<Use>) -> Self {
-        Self { uses, state: State::Ok, note: None }
+        Self { uses, state: State::Ok, note: None, dear: false }
     }
 
     fn noting(mut self, note: impl Into<String>) -> Self {
         self.note = Some(note.into());
         self
+    }
+
+    fn dear(self, why: impl Into<String>) -> Self {
+        Self { dear: true, ..self.noting(why) }
     }
 
     fn degraded(mut self, why: impl Into<String>) -> Self {
@@ -172,7 +178,7 @@ fn by_tracepoint(host: &Host, part: Part) -> Result<Means, String> {
             let (released, _) = locking(host, "mmap_lock_released", 2)?;
             let (taken, path) = locking(host, "mmap_lock_acquire_returned", 3)?;
             let means = Means::good(vec![released, taken]);
-            Ok(if path { means.noting(LOCKS_ARE_DEAR) } else { means })
+            Ok(if path { means.dear(LOCKS_ARE_DEAR) } else { means })
         }
         Part::Execs => syscalls_seen(host).map(|()| {
             Means::good(vec![

@@ -362,6 +362,8 @@ pub struct Counters {
     pub forgotten: u64,
     /// Calls whose return was not seen (the kernel keeps so many returns at once).
     pub unreturned: u64,
+    /// Tasks that were to be followed and had no room for it: what they do is told by nobody.
+    pub unfollowed: u64,
     /// Followed processes made.
     pub followed_made: u64,
     /// Followed processes that ended.
@@ -377,7 +379,7 @@ pub struct Counters {
     /// Stacks that did not fit into their map.
     pub cow_unstacked: u64,
     /// Zero: fills the last cache line, so that no CPU writes to another's.
-    pub reserved: [u64; 6],
+    pub reserved: [u64; 5],
 }
 
 /// A number for a control group that is unique across hierarchies: the number of the
@@ -398,7 +400,7 @@ plain! {
     Exit = 16 + 3 * 8 + COMM_LEN + 5 * 4 + 4,
     Cgroup = 16 + 8 + 8,
     Stage = 4 * 8,
-    Counters = KINDS * 32 + (crate::mechanism::MECHANISMS + 8 + 7 + 6) * 8,
+    Counters = KINDS * 32 + (crate::mechanism::MECHANISMS + 8 + 8 + 5) * 8,
 }
 
 const _: () = {

@@ -189,6 +189,7 @@ fn opened(cpu: Cpu, fork: &Fork<'_>) {
     let (below, older) = newest(parent);
     let rank = below + 1;
     let (mut own, mut own_opened) = (0, 0);
+    let mut lacks_room = child.is_none();
     if let Some(slot) = slot
         && let Some(ledger) = LEDGERS.get_ptr_mut(slot)
     {
@@ -217,7 +218,7 @@ fn opened(cpu: Cpu, fork: &Fork<'_>) {
         (own, own_opened) = (slot, fork.at);
         let key = Rank { mm: fork.parent_mm, rank, reserved: 0 };
         if rank > 1 && RANKS.insert(key, slot, 0).is_err() {
-            count!(cpu, cow_unledgered);
+            lacks_room = true;
         }
         // SAFETY: as above.
         unsafe {
@@ -229,7 +230,7 @@ fn opened(cpu: Cpu, fork: &Fork<'_>) {
             (*parent).top = rank;
         }
     } else {
-        count!(cpu, cow_unledgered);
+        lacks_room = true;
     }
     if let Some(child) = child {
         // SAFETY: a live map element, of an address space in which nobody runs yet.
@@ -238,7 +239,8 @@ fn opened(cpu: Cpu, fork: &Fork<'_>) {
             (*child).own = own;
             (*child).own_opened = own_opened;
         }
-    } else {
+    }
+    if lacks_room {
         count!(cpu, cow_unledgered);
     }
     if has(feature::ENDS_WITH_PROCESS) {

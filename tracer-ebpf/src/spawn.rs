@@ -178,8 +178,10 @@ pub fn made(child: Task, clone_flags: u64) {
         task_flags |= task::STARTING;
     }
     let (spawned_at, how) = if recorded { (at, mechanism) } else { (0, NO_MECHANISM) };
-    let _ = remember(cpu, child_tid, child_start, spawned_at, how, task_flags);
-    if follows && clone_flags & flag::THREAD == 0 {
+    let remembered = remember(cpu, child_tid, child_start, spawned_at, how, task_flags).is_some();
+    if follows && !remembered {
+        count!(cpu, unfollowed);
+    } else if follows && clone_flags & flag::THREAD == 0 {
         count!(cpu, followed_made);
     }
 }

@@ -383,7 +383,13 @@ impl<'a> Run<'a> {
         for (n, what) in [
             (
                 raw.forgotten,
-                "tasks or control groups did not fit into the kernel side's memory: some latencies are null",
+                "tasks or control groups did not fit into the kernel side's memory: some latencies are \
+                 null, and some fit no --mechanism (was kernel.pid_max raised meanwhile? start again)",
+            ),
+            (
+                raw.unfollowed,
+                "tasks did not fit there and are not followed: what they made and did is not told \
+                 (was kernel.pid_max raised meanwhile? start again)",
             ),
             (
                 raw.unreturned,
@@ -391,7 +397,8 @@ impl<'a> Run<'a> {
             ),
             (
                 raw.cow_unledgered,
-                "forks found no room for a ledger: their copy-on-write is in the totals alone",
+                "forks found no room for a ledger: their copy-on-write is in the totals alone, and not \
+                 even there while more than 32,768 forked processes live",
             ),
             (
                 raw.cow_unplaced,
@@ -525,8 +532,9 @@ fn sees(live: &Live) -> stats::Sees {
 /// Records that found no room in the ring, and runs that the kernel skipped.
 fn lost_in_kernel(raw: &Raw, live: &Live) -> u64 {
     let dropped: u64 = raw.stages.iter().map(|stage| stage.dropped).sum();
-    // A fork without a ledger is a record that there is not.
-    dropped + raw.cow_unledgered + raw.unreturned + live.missed().values().sum::<u64>()
+    // A fork without a ledger is a record that there is not; of a task that is not followed there are
+    // some, and nobody knows how many.
+    dropped + raw.cow_unledgered + raw.unreturned + raw.unfollowed + live.missed().values().sum::<u64>()
 }
 
 /// Watches a descriptor, by a copy of its own.

@@ -182,6 +182,7 @@ fn add_counters(sum: &mut Counters, one: &Counters) {
         exits,
         forgotten,
         unreturned,
+        unfollowed,
         followed_made,
         followed_ended,
         cow_copied,
@@ -216,6 +217,7 @@ fn add_counters(sum: &mut Counters, one: &Counters) {
     sum.exits += exits;
     sum.forgotten += forgotten;
     sum.unreturned += unreturned;
+    sum.unfollowed += unfollowed;
     sum.followed_made += followed_made;
     sum.followed_ended += followed_ended;
 }

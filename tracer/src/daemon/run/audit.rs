@@ -46,5 +46,6 @@ fn books(raw: &Counters, received: u64, skipped: u64) -> Value {
         "skipped": skipped,
         "unledgered": raw.cow_unledgered,
         "unreturned": raw.unreturned,
+        "unfollowed": raw.unfollowed,
     })
 }

@@ -263,6 +263,14 @@ impl Signals {
         }
     }
 
+    /// The same signals for another who takes them.
+    ///
+    /// # Errors
+    /// When there are no descriptors left.
+    pub fn shared(&self) -> io::Result<Self> {
+        Ok(Self { fd: self.fd.try_clone()?, before: self.before })
+    }
+
     /// The descriptor, readable when a signal waits.
     #[must_use]
     pub fn fd(&self) -> &OwnedFd {

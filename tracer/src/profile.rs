@@ -20,7 +20,7 @@ use crate::{
     },
     sink::{self, Ended, Target, Writer, json::Json},
     terminal,
-    trace::{note, outcome, signals, target},
+    trace::{hurry, note, outcome, signals, target},
 };
 
 pub mod advice;
@@ -137,7 +137,10 @@ pub fn run(flags: &cli::Profile) -> Result<u8, Failure> {
         note(&text);
     }
     // From here on there may be threads.
-    let writer = Writer::start(format, target)?;
+    let mut writer = Writer::start(format, target)?;
+    if command.is_none() {
+        hurry(&mut writer, &signals);
+    }
     // A command writes to the terminal itself.
     let progress = if command.is_none() { terminal::layout(2).width } else { None };
     let watch = Watch::start(whom, progress, Arc::clone(&helper))

@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
         mpsc,
     },
     thread::JoinHandle,
@@ -19,6 +19,7 @@ use std::{
 };
 
 use crate::{
+    command::Signals,
     failure::{Failure, Why},
     record::Record,
 };
@@ -32,7 +33,10 @@ use self::stream::{Rotate, Stream};
 
 /// Records that may wait for the output.
 const MOST_QUEUED: usize = 1 << 17;
-/// Of that, for what comes of the events that were taken while there was room: spawns that were
+/// Bytes of command lines that may wait with them: these are most of a record, and their length is
+/// up to those who are traced. Events stay in the ring from three quarters of it on.
+const MOST_WORDS: usize = 24 << 20;
+/// Of [`MOST_QUEUED`], for what comes of the events that were taken while there was room: spawns that were
 /// held go at once.
 const RESERVE: usize = 1 << 15;
 /// Room for so many batches of records is kept, to be used again.
@@ -43,6 +47,9 @@ const IDLE: Duration = Duration::from_millis(100);
 const LAST_WORDS: Duration = Duration::from_secs(5);
 /// How often it is looked at then.
 const LOOK: Duration = Duration::from_millis(5);
+/// A signal that comes so long after the end began means the waiting; one before may be the same
+/// wish said twice.
+const SAID_TWICE: Duration = Duration::from_secs(2);
 /// How long the disk may take at the end to have everything.
 const LAST_BYTES: Duration = Duration::from_secs(30);
 
@@ -162,10 +169,14 @@ struct Shared {
     /// Pieces begun besides the first.
     turns: AtomicUsize,
     queued: AtomicUsize,
+    /// Bytes of their command lines.
+    words: AtomicUsize,
+    /// What is missing without them, besides one each: what they tell of losses.
+    told: AtomicU64,
     stopped: AtomicBool,
     error: Mutex<Option<Trouble>>,
-    /// Records that arrived after the output had failed.
-    discarded: AtomicUsize,
+    /// Records that are not in an output that has failed.
+    discarded: AtomicU64,
     /// What records came in, to be filled again.
     spare: Mutex<Vec<Vec<Record>>>,
 }
@@ -186,6 +197,26 @@ impl From<io::Error> for Trouble {
     }
 }
 
+/// Bytes of the command lines of records.
+fn words_of(records: &[Record]) -> usize {
+    let argv = |record: &Record| match record {
+        Record::Exec(exec) => exec.argv.as_ref().map_or(0, |argv| argv.0.len()),
+        Record::Exit(exit) => exit.argv.as_ref().map_or(0, |argv| argv.0.len()),
+        _ => 0,
+    };
+    records.iter().map(argv).sum()
+}
+
+/// What is missing without a record, besides itself: what it tells of losses, of which it is none.
+fn told_by(record: &Record) -> u64 {
+    if let Record::Lost(lost) = record { lost.count.wrapping_sub(1) } else { 0 }
+}
+
+/// That of all of them.
+fn told(records: &[Record]) -> u64 {
+    records.iter().map(told_by).fold(0, u64::wrapping_add)
+}
+
 /// What the thread has to do.
 enum Job {
     Write(Vec<Record>),
@@ -204,6 +235,10 @@ pub struct Writer {
     unreported: u64,
     /// It was waited for, in vain.
     stuck: bool,
+    /// Who may end the waiting for a slow output, since when it is waited for, and whether they did.
+    hurry: Option<Signals>,
+    ending: Option<Instant>,
+    hurried: bool,
     rotate: Rotate,
     /// Pieces asked for besides the first.
     turns: usize,
@@ -242,7 +277,8 @@ impl Writer {
         let theirs = Arc::clone(&shared);
         let began = jiff::Timestamp::now();
         let full = rotate.bytes.unwrap_or(u64::MAX);
-        let mut out = Out { format, stream, before: None, path, began, full };
+        let ends = Vec::new();
+        let mut out = Out { format, stream, before: None, path, began, full, ends, held: 0 };
         let thread = std::thread::Builder::new()
             .name("forkscope-out".into())
             .spawn(move || {
@@ -261,6 +297,9 @@ impl Writer {
             lost: 0,
             unreported: 0,
             stuck: false,
+            hurry: None,
+            ending: None,
+            hurried: false,
             rotate,
             turns: 0,
             turned: Instant::now(),
@@ -286,10 +325,25 @@ impl Writer {
         self.turns += 1;
     }
 
+    /// Ends the waiting for a slow output at one of these signals, once that has lasted a while.
+    pub fn hurry_at(&mut self, signals: Signals) {
+        self.hurry = Some(signals);
+    }
+
+    /// Whether nobody wants to wait any more.
+    fn hurried(&mut self) -> bool {
+        let since = *self.ending.get_or_insert_with(Instant::now);
+        while self.hurry.as_ref().is_some_and(|signals| signals.next().is_some()) {
+            self.hurried |= since.elapsed() >= SAID_TWICE;
+        }
+        self.hurried
+    }
+
     /// Whether there is room for what comes of some more events.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.stopped() || self.shared.queued.load(Relaxed) + RESERVE < MOST_QUEUED
+        let few = self.shared.queued.load(Relaxed) + RESERVE < MOST_QUEUED;
+        self.stopped() || few && self.shared.words.load(Relaxed) < MOST_WORDS / 4 * 3
     }
 
     /// Waits until there is room, or for so long as a stuck output deserves: that once alone.
@@ -298,6 +352,9 @@ impl Writer {
         let mut since = Instant::now();
         while !self.has_room() {
             std::thread::sleep(LOOK);
+            if self.hurried() {
+                return;
+            }
             let waiting = self.shared.queued.load(Relaxed);
             // Slow is not stuck.
             if waiting < before {
@@ -314,7 +371,9 @@ impl Writer {
         if records.is_empty() {
             return;
         }
-        if self.shared.queued.load(Relaxed) + records.len() > MOST_QUEUED {
+        if self.shared.queued.load(Relaxed) + records.len() > MOST_QUEUED
+            || self.shared.words.load(Relaxed) >= MOST_WORDS
+        {
             // What was lost elsewhere must be told whatever else is not.
             let (told, lost): (Vec<_>, Vec<_>) =
                 records.into_iter().partition(|record| matches!(record, Record::Lost(_)));
@@ -331,6 +390,8 @@ impl Writer {
     /// Hands over records however many wait: the summary, and what was lost.
     pub fn send_always(&mut self, records: Vec<Record>) {
         self.shared.queued.fetch_add(records.len(), Relaxed);
+        self.shared.words.fetch_add(words_of(&records), Relaxed);
+        self.shared.told.fetch_add(told(&records), Relaxed);
         if let Some(sender) = &self.sender {
             let _ = sender.send(Job::Write(records));
         }
@@ -350,7 +411,8 @@ impl Writer {
 
     /// Losses not yet told in the stream, if there is room to tell them.
     pub fn take_unreported(&mut self) -> Option<u64> {
-        let room = self.shared.queued.load(Relaxed) < MOST_QUEUED / 2;
+        let room = self.shared.queued.load(Relaxed) < MOST_QUEUED / 2
+            && self.shared.words.load(Relaxed) < MOST_WORDS / 2;
         (room && self.unreported > 0).then(|| std::mem::take(&mut self.unreported))
     }
 
@@ -364,24 +426,31 @@ impl Writer {
     pub fn finish(mut self) -> Ended {
         drop(self.sender.take());
         let mut before = self.shared.queued.load(Relaxed);
-        let patience = |stuck| if stuck { LOOK } else { LAST_WORDS };
-        while let Err(mpsc::RecvTimeoutError::Timeout) =
-            self.finished.recv_timeout(patience(self.stuck))
-        {
+        let mut since = Instant::now();
+        while let Err(mpsc::RecvTimeoutError::Timeout) = self.finished.recv_timeout(LOOK) {
             let waiting = self.shared.queued.load(Relaxed);
             // Slow is not stuck.
             if waiting < before {
-                before = waiting;
+                (before, since) = (waiting, Instant::now());
                 self.stuck = false;
-                continue;
             }
-            return Ended::Badly(Failure::new(
-                Why::Failed,
+            let hurried = self.hurried();
+            let missing = (waiting as u64).wrapping_add(self.shared.told.load(Relaxed));
+            let name = &self.name;
+            let lost = if hurried {
                 format!(
-                    "{} stopped taking data: {waiting} records are lost; read it, or use -o FILE",
-                    self.name
-                ),
-            ));
+                    "{name} takes data slowly, and a second signal did not wait for it: {missing} \
+                     records are lost, and the last that is written may be cut; read faster, or \
+                     use -o FILE"
+                )
+            } else if self.stuck || since.elapsed() >= LAST_WORDS {
+                format!(
+                    "{name} stopped taking data: {missing} records are lost; read it, or use -o FILE"
+                )
+            } else {
+                continue;
+            };
+            return Ended::Badly(Failure::new(Why::Failed, lost));
         }
         let name = &self.name;
         let failed = |what: String| Ended::Badly(Failure::new(Why::Failed, what));
@@ -428,6 +497,10 @@ struct Out {
     began: jiff::Timestamp,
     /// Bytes of a full file.
     full: u64,
+    /// Where the bytes of each record of a batch end, and what is missing without it.
+    ends: Vec<(usize, u64)>,
+    /// What is missing without the records that the compression has and the file has not.
+    held: u64,
 }
 
 impl Out {
@@ -441,46 +514,77 @@ impl Out {
             } else {
                 receiver.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected)
             };
-            let (n, written) = match job {
+            self.ends.clear();
+            let (n, words, told) = match &job {
+                Ok(Job::Write(records)) => (records.len(), words_of(records), told(records)),
+                _ => (0, 0, 0),
+            };
+            let done = match job {
                 Ok(Job::Write(mut records)) => {
-                    let n = records.len();
                     for record in records.drain(..) {
                         self.format.record(&record, &mut bytes);
+                        self.ends.push((bytes.len(), told_by(&record).wrapping_add(1)));
                     }
                     shared.keep(records);
-                    (n, Ok(()))
+                    Ok(())
                 }
                 Ok(Job::Turn) => {
                     let stopped = shared.stopped.load(Relaxed);
                     let turned = if stopped { Ok(()) } else { self.turn() };
                     shared.full.store(false, Relaxed);
                     shared.turns.fetch_add(1, Relaxed);
-                    (0, turned)
+                    turned
                 }
                 Err(mpsc::RecvTimeoutError::Timeout) => {
                     self.format.idle(&mut bytes);
-                    (0, self.stream.settle(true).map_err(Trouble::Write))
+                    let settled = self.stream.settle(true);
+                    settled.map(|()| self.held = 0).map_err(Trouble::Write)
                 }
                 Err(mpsc::RecvTimeoutError::Disconnected) => break,
             };
             if shared.stopped.load(Relaxed) {
-                shared.discarded.fetch_add(n, Relaxed);
-            } else if let Err(trouble) = written.and_then(|()| Ok(self.stream.write(&bytes)?)) {
-                shared.fail(trouble, n);
-            } else if self.stream.bytes() >= self.full {
-                shared.full.store(true, Relaxed);
+                shared.discarded.fetch_add(self.missing(0), Relaxed);
+            } else if let Err(trouble) = done {
+                shared.fail(trouble, self.held);
+            } else {
+                self.write(&bytes, shared);
             }
             shared.queued.fetch_sub(n, Relaxed);
+            shared.words.fetch_sub(words, Relaxed);
+            shared.told.fetch_sub(told, Relaxed);
         }
         if !shared.stopped.load(Relaxed)
             && let Err(error) = self.stream.finish()
         {
-            shared.fail(error.into(), 0);
+            shared.fail(error.into(), self.held);
         }
+    }
+
+    /// Writes a batch; what is not in the file afterwards is counted.
+    fn write(&mut self, bytes: &[u8], shared: &Shared) {
+        let before = self.stream.bytes();
+        match self.stream.write(bytes) {
+            Ok(()) if self.stream.holds_back() => self.held += self.missing(0),
+            Ok(()) => self.held = 0,
+            Err(error) => {
+                let written = self.stream.bytes().saturating_sub(before) as usize;
+                shared.fail(error.into(), self.held + self.missing(written));
+            }
+        }
+        if self.stream.bytes() >= self.full {
+            shared.full.store(true, Relaxed);
+        }
+    }
+
+    /// What is missing without the records of the batch that end beyond so many bytes of it.
+    fn missing(&self, written: usize) -> u64 {
+        let beyond = self.ends.iter().filter(|(end, _)| *end > written);
+        beyond.map(|(_, missing)| missing).fold(0, |sum, missing| sum.wrapping_add(*missing))
     }
 
     fn turn(&mut self) -> Result<(), Trouble> {
         self.stream.finish()?;
+        self.held = 0;
         let next = Stream::new(stream::next_piece(&self.path, self.began)?)?;
         let full = std::mem::replace(&mut self.stream, next);
         self.began = jiff::Timestamp::now();
@@ -511,7 +615,7 @@ impl Shared {
         }
     }
 
-    fn fail(&self, trouble: Trouble, discarded: usize) {
+    fn fail(&self, trouble: Trouble, discarded: u64) {
         self.discarded.fetch_add(discarded, Relaxed);
         *self.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(trouble);
         self.stopped.store(true, Relaxed);

@@ -84,6 +84,9 @@ pub fn run(flags: &Trace) -> Result<u8, Failure> {
     let mut writer = Writer::start_rotating(format, target, rotate)?;
     // Only now, so that whoever waits for it misses nothing.
     writer.send_always(vec![session.header()]);
+    if command.is_none() {
+        hurry(&mut writer, &signals);
+    }
     let until = Until {
         duration: flags.duration,
         command,
@@ -122,6 +125,14 @@ pub fn target(output: Option<&Path>, with_command: bool) -> Result<(Target, RawF
         }
         None if with_command => Ok((Target::Stderr, 2)),
         None => Ok((Target::Stdout, 1)),
+    }
+}
+
+/// A second signal ends the waiting for a slow output. (Those of a command are the command's.)
+pub fn hurry(writer: &mut Writer, signals: &Signals) {
+    match signals.shared() {
+        Ok(signals) => writer.hurry_at(signals),
+        Err(error) => note(&format!("a second signal will not be heard: {error}")),
     }
 }
 

@@ -534,7 +534,11 @@ fn lost_in_kernel(raw: &Raw, live: &Live) -> u64 {
     let dropped: u64 = raw.stages.iter().map(|stage| stage.dropped).sum();
     // A fork without a ledger is a record that there is not; of a task that is not followed there are
     // some, and nobody knows how many.
-    dropped + raw.cow_unledgered + raw.unreturned + raw.unfollowed + live.missed().values().sum::<u64>()
+    dropped
+        + raw.cow_unledgered
+        + raw.unreturned
+        + raw.unfollowed
+        + live.missed().values().sum::<u64>()
 }
 
 /// Watches a descriptor, by a copy of its own.

@@ -84,7 +84,7 @@ impl Stream {
     /// Writes whole lines.
     ///
     /// # Errors
-    /// When not all could be written; a file then ends with a whole line.
+    /// When not all could be written; a file then ends with a whole line, at [`Self::bytes`].
     pub fn write(&mut self, lines: &[u8]) -> io::Result<()> {
         match &mut self.form {
             Form::Plain(target) => {
@@ -215,7 +215,8 @@ fn write_plain(target: &mut Target, bytes: &[u8], whole: &mut u64) -> io::Result
         };
         if let Target::File(file, _) = target {
             let lines = bytes[..done].iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
-            let _ = file.set_len(*whole + lines as u64);
+            *whole += lines as u64;
+            let _ = file.set_len(*whole);
         }
         return Err(error);
     }

@@ -152,6 +152,12 @@ pub fn shape(hdr: &str, columns: usize) -> Option<String> {
     Some(cells.into_iter().map(bar).collect::<String>().trim_end().to_string())
 }
 
+/// A size of a ring, as `--buffer` reads it.
+#[must_use]
+pub fn size_text(size: u64) -> String {
+    if size >= 1 << 20 { format!("{}MiB", size >> 20) } else { format!("{}KiB", size >> 10) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,6 +10,8 @@ use crate::{
     failure::{Failure, Why},
     plan::{Filters, Measures},
     procfs,
+    text::size_text,
+    trace::note,
 };
 
 /// Several values of one flag are alternatives; different flags all apply.
@@ -51,7 +53,7 @@ pub enum Measure {
     Cow,
 }
 
-/// Bytes of the ring for `--buffer`.
+/// Bytes of the ring for `--buffer`; that they are more than was asked for is said.
 ///
 /// # Errors
 /// When it is too small or too large.
@@ -59,7 +61,12 @@ pub fn ring(buffer: u64) -> Result<u32, Failure> {
     if !(1 << 16..=1 << 30).contains(&buffer) {
         return Err(Failure::new(Why::Usage, "--buffer: give 64KiB to 1GiB"));
     }
-    Ok(buffer.next_power_of_two() as u32)
+    let ring = buffer.next_power_of_two();
+    if ring != buffer {
+        let size = size_text(ring);
+        note(&format!("a ring has a power of two of bytes: --buffer {buffer} is taken for {size}"));
+    }
+    Ok(ring as u32)
 }
 
 /// That what is measured shows what is filtered by; a command is followed too.

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::{
     kernel::config,
     plan::Plan,
-    text::{bytes, count, duration},
+    text::{bytes, count, duration, size_text},
 };
 
 /// The reader is woken when one of so many parts of the ring is full.
@@ -110,10 +110,17 @@ impl Advice {
              away, times {MARGIN}: {}\n",
             size_text(self.size())
         );
-        out += &if self.suffices(default) {
-            format!("  the default of {} is enough\n", size_text(default))
+        let (default, has) = (size_text(default), self.suffices(default));
+        out += &if has {
+            format!("  the default of {default} is enough\n")
+        } else if self.needed() / MARGIN <= u64::from(Plan::DEFAULT_RING) {
+            format!(
+                "  the default of {default} would have held it, but not {MARGIN} times as much: to \
+                 be safe use {}\n",
+                flag(self.size())
+            )
         } else {
-            format!("  the default of {} is too small: use {}\n", bytes(default), flag(self.size()))
+            format!("  the default of {default} is too small: use {}\n", flag(self.size()))
         };
         if self.needed() > *RING.end() {
             out += "  and there is none that is large enough: measure less, or use filters\n";
@@ -152,11 +159,6 @@ impl Advice {
             "storms": storms,
         })
     }
-}
-
-/// A size of a ring, as `--buffer` reads it.
-fn size_text(size: u64) -> String {
-    if size >= 1 << 20 { format!("{}MiB", size >> 20) } else { format!("{}KiB", size >> 10) }
 }
 
 /// What to write on the command line.
@@ -226,6 +228,11 @@ mod tests {
         let storm = Storm { most_waiting_bytes: 64 * M, mechanism: "thread", ..Storm::default() };
         let advice = Advice { ring: 64 * M, storms: vec![storm] };
         assert!(advice.text().contains("is too small: use --buffer 256MiB"), "{}", advice.text());
+        let storm = Storm { most_waiting_bytes: 12 * M, ..Storm::default() };
+        let near = Advice { ring: 64 * M, storms: vec![storm] };
+        let said =
+            "of 16MiB would have held it, but not 4 times as much: to be safe use --buffer 32MiB";
+        assert!(near.text().contains(said), "{}", near.text());
         assert_eq!(advice.json()["default_suffices"], false);
         let calm = Advice { ring: 64 * M, storms: Vec::new() };
         assert!(calm.text().contains("is enough") && !calm.suffices(0));

@@ -189,10 +189,10 @@ impl Table<'_> {
     }
 
     fn spawned(&mut self, report: &Reported) {
-        self.title("who spawned", "   spawns      p50      p99      max    total");
+        self.title("who spawned", "      spawns      p50      p99      max    total");
         let figures = |group: &Spawned| {
             format!(
-                "{:>9}{}{:>9}",
+                "{:>12}{}{:>9}",
                 count(group.spawns),
                 times(group.spawn_latency.as_ref(), |d| [d.p50_ns, d.p99_ns, d.max_ns]),
                 duration(group.call_total_ns)
@@ -216,11 +216,11 @@ impl Table<'_> {
     }
 
     fn ran(&mut self, report: &Reported) {
-        self.title("what ran", "    execs   failed     exec  to exec    lived");
+        self.title("what ran", "       execs   failed     exec  to exec    lived");
         let p50 = |d: Option<&Distribution>| d.map_or_else(|| "–".into(), |d| duration(d.p50_ns));
         let figures = |group: &Ran| {
             format!(
-                "{:>9}{:>9}{:>9}{:>9}{:>9}",
+                "{:>12}{:>9}{:>9}{:>9}{:>9}",
                 count(group.execs),
                 count(group.exec_failures),
                 p50(group.exec_latency.as_ref()),

@@ -223,5 +223,6 @@ fn losses(app: &App) -> (Role, String) {
     let told = stages.iter().filter(|(_, n)| *n > 0);
     let told: Vec<String> = told.map(|(stage, n)| format!("{stage} {}", count(*n))).collect();
     let least = if unknown { "at least " } else { "" };
-    (Role::Bad, format!("{least}{} LOST: {}", plural(lost.total(), "record"), told.join(", ")))
+    let what = if lost.kernel > 0 { "event" } else { "record" };
+    (Role::Bad, format!("{least}{} LOST: {}", plural(lost.total(), what), told.join(", ")))
 }

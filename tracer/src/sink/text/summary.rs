@@ -79,7 +79,8 @@ fn totals(summary: &Summary, told: bool) -> String {
         ));
     }
     let lost = summary.lost;
-    let n = plural(lost.total(), "record");
+    // What the ring lost had not become records yet: of a spawn it is up to three events.
+    let n = plural(lost.total(), if lost.kernel > 0 { "event" } else { "record" });
     let stages = format!(
         "kernel {}, decode {}, output {}",
         count(lost.kernel),

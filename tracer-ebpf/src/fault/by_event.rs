@@ -41,7 +41,9 @@ fn copied_after_all(cpu: Cpu, at: &mut Window) {
     }
 }
 
-/// The fault of this window is over: the frame that is there now tells what became of it.
+/// The fault of this window is over: the frame that is there now tells what became of it. Where there
+/// is none any more (it was unmapped at once) it passes for a copy: so it is as long as both sides of
+/// a fork live.
 #[inline(always)]
 fn settle(cpu: Cpu, at: &mut Window) {
     at.state &= !window::UNSURE;
@@ -49,7 +51,7 @@ fn settle(cpu: Cpu, at: &mut Window) {
     let table = load(at.mm.wrapping_add(u64::from(config!(offsets.mm_pgd))));
     // SAFETY: a live map element; its layout is written before the programs are attached.
     let after = paging::frame(unsafe { &(*shared).layout }, table, at.address) as u32;
-    if after != 0 && after != at.frame {
+    if after != at.frame {
         copied_after_all(cpu, at);
     }
 }

@@ -23,8 +23,9 @@ const MOST_FORKS: usize = 12;
 /// Errors that are told apart.
 const MOST_ERRORS: usize = 8;
 const SECOND: i64 = 1_000_000_000;
-/// Seconds that count as lately.
-const LATELY: usize = 5;
+/// Seconds that count as lately, and whole ones in which they lie.
+const LATELY: i64 = 5;
+const KEPT: usize = LATELY as usize + 1;
 
 /// Sums, which can be added up.
 #[derive(Clone, Debug, Default)]
@@ -91,14 +92,14 @@ impl Sums {
 pub struct Lately {
     /// The second that the last of these is, from 1970.
     second: i64,
-    counts: [u32; LATELY],
+    counts: [u32; KEPT],
 }
 
 impl Lately {
     fn turn(&mut self, second: i64) {
-        let passed = usize::try_from(second - self.second).unwrap_or(0).min(LATELY);
+        let passed = usize::try_from(second - self.second).unwrap_or(0).min(KEPT);
         self.counts.rotate_left(passed);
-        self.counts[LATELY - passed..].fill(0);
+        self.counts[KEPT - passed..].fill(0);
         self.second = self.second.max(second);
     }
 
@@ -107,9 +108,9 @@ impl Lately {
         self.turn(second);
         // What comes late belongs where it happened.
         if let Ok(late) = usize::try_from(self.second - second)
-            && late < LATELY
+            && late < KEPT
         {
-            self.counts[LATELY - 1 - late] += 1;
+            self.counts[KEPT - 1 - late] += 1;
         }
     }
 
@@ -126,9 +127,12 @@ impl Lately {
     pub fn per_second(&self, began: Time, now: Time) -> f64 {
         let mut these = self.clone();
         these.turn(now.0.div_euclid(SECOND));
-        let from = (now.0.div_euclid(SECOND) - LATELY as i64 + 1) * SECOND;
-        let span = (now.0 - from.max(began.0)).max(SECOND / 2);
-        these.counts.iter().sum::<u32>() as f64 * SECOND as f64 / span as f64
+        let span = (now.0 - began.0).min(LATELY * SECOND).max(SECOND / 2);
+        // Of the first second as much is past as there is of the last.
+        let [first, others @ ..] = &these.counts;
+        let share = 1.0 - now.0.rem_euclid(SECOND) as f64 / SECOND as f64;
+        let spawns = f64::from(*first) * share + f64::from(others.iter().sum::<u32>());
+        spawns * SECOND as f64 / span as f64
     }
 }
 
@@ -289,4 +293,27 @@ pub fn argv_text(argv: Option<&Arc<[u8]>>) -> Vec<String> {
 /// Who a process is.
 pub fn identity(pid: u32, start_time: u64) -> Identity {
     Identity { pid, start_time }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_over_five_seconds_at_any_moment() {
+        const MS: i64 = 1_000_000;
+        let mut lately = Lately::default();
+        for _ in 0..1000 {
+            lately.count(Time(100 * SECOND + 500 * MS));
+        }
+        let rate = |ms: i64| lately.per_second(Time(0), Time(100 * SECOND + ms * MS));
+        for ms in [500, 999, 1000, 2300, 4700, 4999, 5000] {
+            assert!((rate(ms) - 200.0).abs() < 1e-9, "{ms} ms: {}", rate(ms));
+        }
+        // Within its second it goes little by little: nobody kept when in it they were.
+        assert!((rate(5500) - 100.0).abs() < 1e-9 && rate(6000) == 0.0, "{}", rate(5500));
+        let begun = Time(100 * SECOND);
+        let young = lately.per_second(begun, Time(102 * SECOND));
+        assert!((young - 500.0).abs() < 1e-9, "{young}");
+    }
 }

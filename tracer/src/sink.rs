@@ -439,8 +439,8 @@ impl Writer {
             let name = &self.name;
             let lost = if hurried {
                 format!(
-                    "{name} takes data slowly, and a second signal did not wait for it: {missing} \
-                     records are lost, and the last that is written may be cut; read faster, or \
+                    "{name} takes data slowly, and a second signal did not wait for it: up to \
+                     {missing} records are lost, and the last that is written may be cut; read faster, or \
                      use -o FILE"
                 )
             } else if self.stuck || since.elapsed() >= LAST_WORDS {

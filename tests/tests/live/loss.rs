@@ -7,6 +7,7 @@ use forkscope_tests::{Fields as _, Rig};
 
 mod advice;
 mod books;
+mod outputs;
 mod storms;
 
 /// Everything of one kind of event: the record's type, the summary's counter, and its truth.

@@ -45,7 +45,7 @@ fn everything(rig: &Rig, name: &str, doors: &Path) -> PathBuf {
 }
 
 /// Uncompressed; what of it is there, when it ends early.
-fn uncompressed(path: &Path) -> Vec<u8> {
+pub fn uncompressed(path: &Path) -> Vec<u8> {
     let mut bytes = Vec::new();
     let file = fs::File::open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let _ = zstd::stream::read::Decoder::new(file).expect("zstd").read_to_end(&mut bytes);
@@ -53,7 +53,7 @@ fn uncompressed(path: &Path) -> Vec<u8> {
 }
 
 /// Every whole line as a record, which must be one.
-fn whole_lines(bytes: &[u8]) -> Vec<Value> {
+pub fn whole_lines(bytes: &[u8]) -> Vec<Value> {
     let end = bytes.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
     bytes[..end]
         .split(|&b| b == b'\n')

@@ -36,8 +36,8 @@ const MOST_QUEUED: usize = 1 << 17;
 /// Bytes of command lines that may wait with them: these are most of a record, and their length is
 /// up to those who are traced. Events stay in the ring from three quarters of it on.
 const MOST_WORDS: usize = 24 << 20;
-/// Of [`MOST_QUEUED`], for what comes of the events that were taken while there was room: spawns that were
-/// held go at once.
+/// Of [`MOST_QUEUED`], for what comes of the events that were taken while there was room: spawns that
+/// were held go at once.
 const RESERVE: usize = 1 << 15;
 /// Room for so many batches of records is kept, to be used again.
 const MOST_SPARE: usize = 4;
@@ -171,8 +171,8 @@ struct Shared {
     queued: AtomicUsize,
     /// Bytes of their command lines.
     words: AtomicUsize,
-    /// What is missing without them, besides one each: what they tell of losses.
-    told: AtomicU64,
+    /// What is missing without them.
+    missing: AtomicU64,
     stopped: AtomicBool,
     error: Mutex<Option<Trouble>>,
     /// Records that are not in an output that has failed.
@@ -207,14 +207,9 @@ fn words_of(records: &[Record]) -> usize {
     records.iter().map(argv).sum()
 }
 
-/// What is missing without a record, besides itself: what it tells of losses, of which it is none.
-fn told_by(record: &Record) -> u64 {
-    if let Record::Lost(lost) = record { lost.count.wrapping_sub(1) } else { 0 }
-}
-
-/// That of all of them.
-fn told(records: &[Record]) -> u64 {
-    records.iter().map(told_by).fold(0, u64::wrapping_add)
+/// What is missing without a record: itself, or what it tells of losses.
+fn missing_without(record: &Record) -> u64 {
+    if let Record::Lost(lost) = record { lost.count } else { 1 }
 }
 
 /// What the thread has to do.
@@ -391,7 +386,8 @@ impl Writer {
     pub fn send_always(&mut self, records: Vec<Record>) {
         self.shared.queued.fetch_add(records.len(), Relaxed);
         self.shared.words.fetch_add(words_of(&records), Relaxed);
-        self.shared.told.fetch_add(told(&records), Relaxed);
+        let missing = records.iter().map(missing_without).sum();
+        self.shared.missing.fetch_add(missing, Relaxed);
         if let Some(sender) = &self.sender {
             let _ = sender.send(Job::Write(records));
         }
@@ -435,7 +431,7 @@ impl Writer {
                 self.stuck = false;
             }
             let hurried = self.hurried();
-            let missing = (waiting as u64).wrapping_add(self.shared.told.load(Relaxed));
+            let missing = self.shared.missing.load(Relaxed);
             let name = &self.name;
             let lost = if hurried {
                 format!(
@@ -515,15 +511,15 @@ impl Out {
                 receiver.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected)
             };
             self.ends.clear();
-            let (n, words, told) = match &job {
-                Ok(Job::Write(records)) => (records.len(), words_of(records), told(records)),
-                _ => (0, 0, 0),
+            let (n, words) = match &job {
+                Ok(Job::Write(records)) => (records.len(), words_of(records)),
+                _ => (0, 0),
             };
             let done = match job {
                 Ok(Job::Write(mut records)) => {
                     for record in records.drain(..) {
                         self.format.record(&record, &mut bytes);
-                        self.ends.push((bytes.len(), told_by(&record).wrapping_add(1)));
+                        self.ends.push((bytes.len(), missing_without(&record)));
                     }
                     shared.keep(records);
                     Ok(())
@@ -542,8 +538,9 @@ impl Out {
                 }
                 Err(mpsc::RecvTimeoutError::Disconnected) => break,
             };
+            let missing = self.missing(0);
             if shared.stopped.load(Relaxed) {
-                shared.discarded.fetch_add(self.missing(0), Relaxed);
+                shared.discarded.fetch_add(missing, Relaxed);
             } else if let Err(trouble) = done {
                 shared.fail(trouble, self.held);
             } else {
@@ -551,7 +548,7 @@ impl Out {
             }
             shared.queued.fetch_sub(n, Relaxed);
             shared.words.fetch_sub(words, Relaxed);
-            shared.told.fetch_sub(told, Relaxed);
+            shared.missing.fetch_sub(missing, Relaxed);
         }
         if !shared.stopped.load(Relaxed)
             && let Err(error) = self.stream.finish()
@@ -576,10 +573,11 @@ impl Out {
         }
     }
 
-    /// What is missing without the records of the batch that end beyond so many bytes of it.
+    /// What is missing when so many bytes of the batch are written.
     fn missing(&self, written: usize) -> u64 {
-        let beyond = self.ends.iter().filter(|(end, _)| *end > written);
-        beyond.map(|(_, missing)| missing).fold(0, |sum, missing| sum.wrapping_add(*missing))
+        // Text may hold a record back: where nothing is written, nothing of it is.
+        let lacks = |end: usize| written == 0 || end > written;
+        self.ends.iter().filter(|(end, _)| lacks(*end)).map(|(_, missing)| missing).sum()
     }
 
     fn turn(&mut self) -> Result<(), Trouble> {

@@ -1,9 +1,12 @@
 //! Records may be lost, knowledge of that may not: what the kernel counts is whole all the same,
 //! and what was delivered and what was lost add up.
 
-use std::process::Command;
+use std::{
+    io::Read as _,
+    process::{Child, ChildStdout, Command, Stdio},
+};
 
-use forkscope_tests::{Fields as _, Rig};
+use forkscope_tests::{Fields as _, Rig, backend};
 
 mod advice;
 mod books;
@@ -15,6 +18,21 @@ fn storm(rig: &Rig, doors: &std::path::Path, door: &str, count: u64) -> serde_js
     let mut command = Command::new(doors);
     command.args([door, &count.to_string()]);
     serde_json::from_slice(&rig.run(command).expect_code(0).stdout).expect("the truth")
+}
+
+/// A tracer of `doors` that traces already, and the rest of its output; its books go to standard
+/// error.
+fn piped(rig: &Rig) -> (Child, ChildStdout) {
+    let mut command = Command::new(rig.forkscope());
+    command.args(["trace", "--format", "json", "--comm", "doors"]);
+    command.args(backend().into_iter().flat_map(|name| ["--backend", name]));
+    command.env("FORKSCOPE_BOOKS", "1").stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("forkscope");
+    let mut stdout = child.stdout.take().expect("a pipe");
+    let mut byte = [0];
+    stdout.read_exact(&mut byte).expect("the header, once it traces");
+    assert_eq!(&byte, b"{");
+    (child, stdout)
 }
 
 #[test]

@@ -127,7 +127,7 @@ impl Lately {
     pub fn per_second(&self, began: Time, now: Time) -> f64 {
         let mut these = self.clone();
         these.turn(now.0.div_euclid(SECOND));
-        let span = (now.0 - began.0).min(LATELY * SECOND).max(SECOND / 2);
+        let span = (now.0 - began.0).clamp(SECOND / 2, LATELY * SECOND);
         // Of the first second as much is past as there is of the last.
         let [first, others @ ..] = &these.counts;
         let share = 1.0 - now.0.rem_euclid(SECOND) as f64 / SECOND as f64;

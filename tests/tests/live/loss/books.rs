@@ -7,13 +7,15 @@ use std::{
     fs,
     io::Read as _,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
     thread,
     time::Duration,
 };
 
-use forkscope_tests::{Fields as _, Recording, Rig, backend, skip};
+use forkscope_tests::{Fields as _, Recording, Rig, skip};
 use serde_json::Value;
+
+use super::{piped, storm};
 
 /// Kinds of records, each with what is measured so that an event is one record of it, and with
 /// what makes events of it: a door of `doors`.
@@ -59,13 +61,6 @@ fn expect_balance(books: &Value, recording: &Recording) {
     }
 }
 
-/// What a door says it did.
-fn door(rig: &Rig, doors: &Path, name: &str, count: u64) -> Value {
-    let mut command = Command::new(doors);
-    command.args([name, &count.to_string()]);
-    serde_json::from_slice(&rig.run(command).expect_code(0).stdout).expect("the truth")
-}
-
 /// A reader that is stopped, kind by kind: nothing of another kind is in these accounts.
 #[test]
 fn a_stopped_reader_balances_for_every_kind() {
@@ -75,7 +70,7 @@ fn a_stopped_reader_balances_for_every_kind() {
         let flags = ["--buffer", "64KiB", "--comm", "doors", "--measure", measure];
         let tracer = rig.trace(&flags).within(["env", "FORKSCOPE_BOOKS=1"]).start();
         tracer.signal(libc::SIGSTOP);
-        let truth = door(&rig, &doors, name, 3000);
+        let truth = storm(&rig, &doors, name, 3000);
         thread::sleep(Duration::from_secs(1));
         tracer.signal(libc::SIGCONT);
         let traced = tracer.stop();
@@ -221,15 +216,8 @@ const TOO_MANY: u64 = 60_000;
 fn a_full_pipe_balances() {
     let Some(rig) = Rig::new() else { return };
     let Some(doors) = rig.program("doors") else { return };
-    let mut command = Command::new(rig.forkscope());
-    command.args(["trace", "--format", "json", "--comm", "doors"]);
-    command.args(backend().into_iter().flat_map(|name| ["--backend", name]));
-    command.env("FORKSCOPE_BOOKS", "1").stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().expect("forkscope");
-    let mut stdout = child.stdout.take().expect("a pipe");
-    let mut byte = [0];
-    stdout.read_exact(&mut byte).expect("the header, once it traces");
-    let truth = door(&rig, &doors, "glibc_fork", TOO_MANY);
+    let (mut child, mut stdout) = piped(&rig);
+    let truth = storm(&rig, &doors, "glibc_fork", TOO_MANY);
     // SAFETY: no pointers; the pid is ours until it is waited for.
     unsafe { libc::kill(child.id() as i32, libc::SIGTERM) };
     let mut text = String::from("{");

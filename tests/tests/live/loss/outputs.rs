@@ -4,7 +4,7 @@
 use std::{
     fs,
     io::{self, Read as _},
-    process::{ChildStdout, Command, Stdio},
+    process::{ChildStdout, Command},
     thread,
     time::Duration,
 };
@@ -12,7 +12,7 @@ use std::{
 use forkscope_tests::{Fields as _, Rig, backend};
 use serde_json::Value;
 
-use super::storm;
+use super::{piped, storm};
 use crate::recordings::{uncompressed, whole_lines};
 
 /// What happens in so many forks of `doors`, as records of those kinds that are measured here.
@@ -78,13 +78,7 @@ fn trickle(mut stdout: ChildStdout) -> Vec<u8> {
 fn a_second_signal_does_not_wait() {
     let Some(rig) = Rig::new() else { return };
     let Some(doors) = rig.program("doors") else { return };
-    let mut command = Command::new(rig.forkscope());
-    command.args(["trace", "--format", "json", "--comm", "doors"]);
-    command.args(backend().into_iter().flat_map(|name| ["--backend", name]));
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().expect("forkscope");
-    let mut stdout = child.stdout.take().expect("a pipe");
-    stdout.read_exact(&mut [0]).expect("the header, once it traces");
+    let (mut child, stdout) = piped(&rig);
     let truth = storm(&rig, &doors, "glibc_fork", 40_000);
     let pid = child.id() as i32;
     // SAFETY: no pointers; the pid is ours until it is waited for.

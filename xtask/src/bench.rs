@@ -159,6 +159,9 @@ fn measure(
     if has_ours && options.only != Only::Peers {
         progress("programs in the kernel");
         timed = programs::time(&rig, "trace", Tracer::Trace(&[]), &programs::LOOPS);
+        if rows.iter().any(|row| row.key == "hooks" && row.skipped.is_none()) {
+            timed.extend(programs::time(&rig, "hooks", Tracer::Hooks, &programs::LOOPS));
+        }
         process::interrupted()?;
         progress("the tracer alone");
         alone = Some(alone::measure(&rig, options.quick));

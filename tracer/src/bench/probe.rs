@@ -1,13 +1,20 @@
 //! What claims need and no mechanism of the generator shows: small programs, each a process of
 //! its own (`forkscope bench-probe NAME …`, hidden) that tells what it found as one JSON object.
 
-use std::{ffi::CString, io::Write as _, os::unix::ffi::OsStringExt as _};
+use std::{
+    ffi::CString,
+    io::Write as _,
+    os::{fd::AsRawFd as _, unix::ffi::OsStringExt as _},
+};
 
 use clap::Subcommand;
 
 use crate::{
+    command::Signals,
     demo::own_path,
     failure::{Failure, Why},
+    kernel::{host::Host, nothing::Hooks},
+    plan::Plan,
     workload::tie_to_parent,
 };
 
@@ -84,6 +91,8 @@ pub enum Probe {
         /// How many forks
         forks: u64,
     },
+    /// Programs that do nothing where those of `trace` would be, until a signal comes
+    Hooks,
     /// Nothing, for a while: a program to be executed
     Nothing {
         /// How long
@@ -100,6 +109,7 @@ pub fn run(probe: &Probe) -> Result<(), Failure> {
     // Whoever started this wants no answer any more when they are gone.
     tie_to_parent();
     let found = match probe {
+        Probe::Hooks => return hooks(),
         Probe::Pages { mebibytes } => pages::probe(mebibytes << 20),
         Probe::Tables { mebibytes } => tables::probe(mebibytes),
         Probe::Frozen => frozen::probe(),
@@ -122,6 +132,21 @@ pub fn run(probe: &Probe) -> Result<(), Failure> {
     };
     let found = found.map_err(|e| Failure::new(Why::Failed, format!("probe: {e:#}")))?;
     let _ = writeln!(std::io::stdout(), "{found}");
+    Ok(())
+}
+
+/// Says that they are there, and keeps them there: what `cargo xtask bench` holds tracing against.
+fn hooks() -> Result<(), Failure> {
+    let failed = |what: &str, e: std::io::Error| Failure::new(Why::Failed, format!("{what}: {e}"));
+    let ends = Signals::block(&[libc::SIGINT, libc::SIGTERM]);
+    let ends = ends.map_err(|e| failed("no descriptor for signals", e))?;
+    let hooks = Hooks::attach(&Host::gather(), &Plan::everything())?;
+    let (programs, places) = hooks.counts();
+    let found = serde_json::json!({"programs": programs, "places": places});
+    writeln!(std::io::stdout(), "{found}").map_err(|e| failed("saying so", e))?;
+    let mut wait = libc::pollfd { fd: ends.fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one descriptor, which lives on. An error ends the wait too.
+    unsafe { libc::poll(&raw mut wait, 1, -1) };
     Ok(())
 }
 

@@ -9,6 +9,7 @@ pub mod facts;
 mod gauge;
 pub mod host;
 pub mod load;
+pub mod nothing;
 mod prove;
 pub mod ring;
 mod sys;

@@ -217,10 +217,26 @@ pub fn run_once(program: BorrowedFd<'_>, argument: u64) -> io::Result<u32> {
 /// # Errors
 /// Those of bpf(2), `BPF_PROG_LOAD`.
 pub fn try_trampoline(function: u32) -> io::Result<()> {
-    use aya_obj::generated::{
-        bpf_attach_type::BPF_TRACE_FENTRY, bpf_attr, bpf_cmd::BPF_PROG_LOAD,
-        bpf_prog_type::BPF_PROG_TYPE_TRACING,
-    };
+    use aya_obj::generated::{bpf_attach_type::BPF_TRACE_FENTRY, bpf_prog_type};
+    let kind = bpf_prog_type::BPF_PROG_TYPE_TRACING;
+    load_nothing(kind, "", (BPF_TRACE_FENTRY as u32, function)).map(drop)
+}
+
+/// A program that does nothing, of a kind that is attached by name or by event. `name` is what the
+/// kernel is told of, up to 15 bytes.
+///
+/// # Errors
+/// Those of bpf(2), `BPF_PROG_LOAD`.
+pub fn nothing(kind: aya_obj::generated::bpf_prog_type, name: &str) -> io::Result<OwnedFd> {
+    load_nothing(kind, name, (0, 0))
+}
+
+fn load_nothing(
+    kind: aya_obj::generated::bpf_prog_type,
+    name: &str,
+    (attach_type, function): (u32, u32),
+) -> io::Result<OwnedFd> {
+    use aya_obj::generated::{bpf_attr, bpf_cmd::BPF_PROG_LOAD};
     // `r0 = 0; exit`
     let instructions: [u64; 2] = [0xb7, 0x95];
     let license = c"GPL";
@@ -228,12 +244,17 @@ pub fn try_trampoline(function: u32) -> io::Result<()> {
     let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
     // SAFETY: this is the member of the union that the command reads, and all of it is zero.
     let load = unsafe { &mut attr.__bindgen_anon_3 };
-    load.prog_type = BPF_PROG_TYPE_TRACING as u32;
-    load.expected_attach_type = BPF_TRACE_FENTRY as u32;
+    load.prog_type = kind as u32;
+    load.expected_attach_type = attach_type;
     load.insns = instructions.as_ptr() as u64;
     load.insn_cnt = instructions.len() as u32;
     load.license = license.as_ptr() as u64;
     load.attach_btf_id = function;
+    // The last byte stays zero.
+    let room = load.prog_name.len() - 1;
+    for (to, from) in load.prog_name[..room].iter_mut().zip(name.bytes()) {
+        *to = from as _;
+    }
     // SAFETY: the pointers in `attr` are to what lives on, and as large as it says.
     owned(unsafe {
         libc::syscall(
@@ -243,7 +264,28 @@ pub fn try_trampoline(function: u32) -> io::Result<()> {
             size_of::<bpf_attr>(),
         )
     })
-    .map(drop)
+}
+
+/// Attaches a program to a raw tracepoint, until what this returns is closed.
+///
+/// # Errors
+/// Those of bpf(2), `BPF_RAW_TRACEPOINT_OPEN`: ENOENT without such a tracepoint.
+pub fn attach_event_by_name(event: &str, program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    use aya_obj::generated::{bpf_attr, bpf_cmd::BPF_RAW_TRACEPOINT_OPEN};
+    let name = std::ffi::CString::new(event)?;
+    // SAFETY: plain C data, for which zero is valid.
+    let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
+    attr.raw_tracepoint.name = name.as_ptr() as u64;
+    attr.raw_tracepoint.prog_fd = program.as_raw_fd() as u32;
+    // SAFETY: the one pointer in `attr` is to a string that lives on.
+    owned(unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_RAW_TRACEPOINT_OPEN as libc::c_int,
+            &raw mut attr,
+            size_of::<bpf_attr>(),
+        )
+    })
 }
 
 /// Before 5.11 maps count as locked memory; later the limit means nothing here. Without the

@@ -38,6 +38,17 @@ pub enum Verdict {
     Unknown(String),
 }
 
+impl Line {
+    /// With one more figure to be held against.
+    fn beside_too(mut self, name: &str, figure: String) -> Self {
+        if !self.beside.is_empty() {
+            self.beside += "; ";
+        }
+        self.beside += &format!("{name} {figure}");
+        self
+    }
+}
+
 impl Verdict {
     /// At most so much, which itself is known so well.
     pub fn of(measured: Estimate, most: Estimate) -> Self {
@@ -91,15 +102,25 @@ impl Unit {
 
 /// Every line of the budget.
 pub fn lines(run: &Run) -> Vec<Line> {
-    let everything = |title, what, most| slowdown(run, title, "trace", what, most);
+    let everything = |title, what, most| {
+        let line = slowdown(run, title, "trace", what, most);
+        match ratio(run, "hooks", what) {
+            Ok(hooks) => line.beside_too("empty programs", Unit::Times.estimate(hooks)),
+            Err(_) => line,
+        }
+    };
     let kernel = |title, what, group, most| {
-        let timed = run.timed.iter().find(|t| t.tracer == "trace" && t.workload == key(what));
+        let timed = run.timed_in("trace", key(what));
         let missing = || match timed.and_then(|timed| timed.void.as_ref()) {
             Some(why) => format!("void: {why}"),
             None => "not measured".into(),
         };
         let measured = timed.and_then(|timed| timed.per_unit(group)).map(Estimate::exactly);
-        plain(title, Unit::Nanoseconds, measured.ok_or_else(missing), most)
+        let line = plain(title, Unit::Nanoseconds, measured.ok_or_else(missing), most);
+        match run.timed_in("hooks", key(what)).and_then(|empty| empty.per_unit(group)) {
+            Some(ns) => line.beside_too("empty programs", Unit::Nanoseconds.text(ns)),
+            None => line,
+        }
     };
     let row = run.row("trace");
     let of_row = |measured: Option<Estimate>| {
@@ -296,7 +317,9 @@ mod tests {
         check("CPU per event to a JSON file", "met");
         check("peak resident memory", "met");
         check("first event after", "met, not surely");
-        assert_eq!(of("fork+exec+wait").beside, "A/A 1.000 (0.990–1.010)");
+        assert_eq!(of("fork+exec+wait").beside, "A/A 1.000 (0.990–1.010); empty programs 1.030");
+        assert_eq!(of("thread create+join").beside, "A/A 1.000 (0.990–1.010)");
+        assert_eq!(of("programs of a spawn, thread loop").beside, "empty programs 40 ns");
         assert_eq!(of("programs of a spawn, thread loop").limit, "≤ 1,000 ns");
     }
 

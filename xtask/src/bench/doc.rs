@@ -39,6 +39,8 @@ fn introduction(runs: &[Run]) -> String {
         the quickest, of Redis the mean time of a request). **Slowdown** is the median of the pairs' \
         ratios, traced over bare, and in brackets the interval that holds the true median with {:.0} % \
         probability. The row **A/A** has no tracer in either half: what it shows is the machine's noise. \
+        In the row **empty programs** programs that do nothing are where forkscope's are: \
+        what it shows is the kernel's price of the hooks, to which a tracer can but add. \
         The loops run on the last CPU and the tracers on the others; a build and Redis may use all of \
         them, and so may the tracers then.\n\n\
         **Counts.** Every loop counts what it does, under a name that no other process has, and what a \
@@ -264,7 +266,8 @@ fn programs_section(runs: &[Run]) -> String {
     let _ = writeln!(text, "|---|---|---|{}", "---|---|".repeat(runs.len()));
     // As the first run that has the loop has them.
     let mut names: Vec<(&str, &str)> = Vec::new();
-    for timed in runs.iter().flat_map(|run| &run.timed) {
+    let ours = runs.iter().flat_map(|run| &run.timed).filter(|timed| !timed.is_of_empty());
+    for timed in ours {
         for program in &timed.programs {
             let name = (timed.workload.as_str(), program.name.as_str());
             if !names.contains(&name) {
@@ -276,7 +279,7 @@ fn programs_section(runs: &[Run]) -> String {
         let title = Workload::of(workload).map_or(workload, |what| what.title());
         let _ = write!(text, "| {title} | `{name}` | {} |", Group::of(name).name());
         for run in runs {
-            let timed = run.timed.iter().find(|timed| timed.workload == workload);
+            let timed = run.timed_in("trace", workload);
             let found = timed.and_then(|timed| {
                 let program = timed.programs.iter().find(|program| program.name == name)?;
                 Some((program, program.runs as f64 / timed.units.max(1) as f64))
@@ -299,8 +302,9 @@ fn programs_section(runs: &[Run]) -> String {
     text += "\n\nThe end of an address space, which closes its ledger (*teardown*), is told apart from \
              the exit: ";
     let teardown = |run: &Run| {
-        let timed = run.timed.iter().find(|timed| timed.workload == "fork")?;
-        timed.per_unit(Group::Teardown).map(|ns| Unit::Nanoseconds.text(ns))
+        run.timed_in("trace", "fork")?
+            .per_unit(Group::Teardown)
+            .map(|ns| Unit::Nanoseconds.text(ns))
     };
     let each: Vec<_> = runs.iter().map(|run| teardown(run).unwrap_or("–".into())).collect();
     let _ = writeln!(text, "{} in the fork+exit loop.", each.join(", "));
@@ -330,7 +334,9 @@ mod tests {
         check("- run 1, 2026-01-02 03:04 UTC: Linux 6.18, 2 × A CPU, 4096 MiB of memory");
         check("- perf: perf version 6.1\n");
         check("| line | limit | run 1 | run 2 | run 3 | verdict |\n|---|---|---|---|---|---|\n");
-        check("| fork+exec+wait | ≤ 1.05 | 1.020 (1.000–1.040)<br>A/A 1.000 (0.990–1.010) |");
+        check(
+            "| fork+exec+wait | ≤ 1.05 | 1.020 (1.000–1.040)<br>A/A 1.000 (0.990–1.010); empty programs 1.030 |",
+        );
         check("| NOT MET in 1 of 3 |");
         check("- **thread create+join**: NOT MET\n");
         check("- **getppid, fentry backend**: not judged: skipped: refused by the kernel\n");

@@ -50,7 +50,7 @@ impl Group {
             Self::Teardown
         } else if has("exec") {
             Self::Exec
-        } else if has("sched_process_exit") {
+        } else if has("process_exit") {
             Self::Exit
         } else if has("mmap_lock") || has("copy_page_range") {
             Self::Copy
@@ -77,6 +77,11 @@ impl Group {
 }
 
 impl Timed {
+    /// Whether these are the programs that do nothing.
+    pub fn is_of_empty(&self) -> bool {
+        self.tracer == "hooks"
+    }
+
     /// Of a group, per unit of the loop. Others run programs too, and theirs are in the sum: it is
     /// divided by what ran, not by what the loop alone did.
     pub fn per_unit(&self, group: Group) -> Option<f64> {
@@ -260,6 +265,11 @@ mod tests {
         check("sched_process_exec", Group::Exec);
         check("exec_exit", Group::Exec);
         check("sched_process_exit", Group::Exit);
+        // As the kernel keeps the names of empty ones.
+        check("process_exit", Group::Exit);
+        check("process_exec", Group::Exec);
+        check("task_newtask_co", Group::Spawn);
+        check("mmap_lock_acqui", Group::Copy);
         check("exit_mmap", Group::Teardown);
         check("page_fault", Group::Fault);
         check("minor_fault", Group::Fault);

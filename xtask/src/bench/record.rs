@@ -129,6 +129,11 @@ pub struct Alone {
 }
 
 impl Run {
+    /// The programs of a tracer beside a loop.
+    pub fn timed_in(&self, tracer: &str, workload: &str) -> Option<&Timed> {
+        self.timed.iter().find(|timed| timed.tracer == tracer && timed.workload == workload)
+    }
+
     pub fn row(&self, key: &str) -> Option<&Row> {
         self.rows.iter().find(|row| row.key == key)
     }

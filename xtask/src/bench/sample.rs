@@ -41,6 +41,13 @@ pub fn run() -> Run {
         program("call_enter", 1_000, 200_000),
         program("sched_process_exit", 1_000, 500_000),
     ];
+    let timed = |tracer: &str, programs| Timed {
+        tracer: tracer.into(),
+        workload: "thread".into(),
+        void: None,
+        units: 1_000,
+        programs,
+    };
     let fentry = Row {
         skipped: Some("refused by the kernel".into()),
         sessions: Vec::new(),
@@ -66,17 +73,15 @@ pub fn run() -> Run {
             row("aa", "A/A, nothing traced", aa),
             row("trace", "forkscope trace", trace),
             row("most", "  … spawn,exec,exit,cow", vec![cell("getppid", even)]),
+            row("hooks", "empty programs, same hooks", vec![cell("exec", [1.03; 5])]),
             fentry,
             row("execsnoop", "execsnoop", vec![cell("exec", [1.08, 1.09, 1.1, 1.11, 1.12])]),
             row("one", "one tracepoint", vec![cell("getppid", [1.2; 5])]),
         ],
-        timed: vec![Timed {
-            tracer: "trace".into(),
-            workload: "thread".into(),
-            void: None,
-            units: 1_000,
-            programs,
-        }],
+        timed: vec![
+            timed("trace", programs),
+            timed("hooks", vec![program("task_newtask", 1_000, 40_000)]),
+        ],
         alone: Some(Alone {
             first_event_s: vec![0.2, 0.25, 0.28, 0.31, 0.4],
             idle_percent: vec![0.05],

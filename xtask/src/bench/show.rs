@@ -145,14 +145,15 @@ fn programs(run: &Run) -> Table {
     let heading = ["beside", "program", "of", "runs", "missed", "ns a run", "ns a unit"];
     let mut table = Table::new(3, heading);
     for timed in &run.timed {
-        let name = Workload::of(&timed.workload).map_or("", |what| what.short());
+        let what = Workload::of(&timed.workload).map_or("", |what| what.short());
+        let name = if timed.is_of_empty() { format!("{what}, empty") } else { what.into() };
         if let Some(why) = &timed.void {
-            table.row([name.to_owned(), format!("void: {why}")]);
+            table.row([name.clone(), format!("void: {why}")]);
         }
         for program in &timed.programs {
             let group = Group::of(&program.name);
             table.row([
-                name.to_owned(),
+                name.clone(),
                 program.name.clone(),
                 group.name().to_owned(),
                 whole(program.runs as f64),
@@ -167,13 +168,18 @@ fn programs(run: &Run) -> Table {
 
 /// What the kernel's timing itself adds to a run, at most.
 pub fn floor(run: &Run) -> Option<String> {
-    let all = run.timed.iter().flat_map(|timed| &timed.programs);
-    let often = all.filter(|program| program.runs >= 1000);
-    let cheapest = often.min_by(|a, b| a.ns_per_run().total_cmp(&b.ns_per_run()))?;
+    let all = run
+        .timed
+        .iter()
+        .flat_map(|timed| timed.programs.iter().map(move |program| (timed.is_of_empty(), program)));
+    let often = all.filter(|(_, program)| program.runs >= 1000);
+    let (is_empty, cheapest) =
+        often.min_by(|(_, a), (_, b)| a.ns_per_run().total_cmp(&b.ns_per_run()))?;
     Some(format!(
-        "the kernel's own timing is in each of these; it adds {:.0} ns a run at most, for {} takes no \
-         more",
+        "the kernel's own timing is in each of these; it adds {:.0} ns a run at most, for {}{} takes \
+         no more",
         cheapest.ns_per_run(),
+        if is_empty { "an empty " } else { "" },
         cheapest.name
     ))
 }
@@ -238,8 +244,9 @@ mod tests {
         check("  --backend fentry");
         check("--backend fentry: skipped: refused by the kernel");
         check("forkscope trace, make: void: pair 3: it lost 7 events");
-        check("thread  task_newtask        spawn  1,000       0       900");
-        check("it adds 200 ns a run at most, for call_enter takes no more");
+        check("thread         task_newtask        spawn  1,000       0       900");
+        check("thread, empty  task_newtask        spawn  1,000       0        40");
+        check("it adds 40 ns a run at most, for an empty task_newtask takes no more");
         check("and 7 lines that were not measured in this run");
         check("NOT MET");
     }

@@ -69,6 +69,8 @@ pub enum Tracer {
     Strace,
     /// [`ONE`] tracepoint of a syscall is counted.
     Tracepoint,
+    /// Programs that do nothing, at the hooks of `trace`.
+    Hooks,
 }
 
 /// Where a tracer is told to write, and whom it is to look at.
@@ -89,6 +91,8 @@ pub enum Ready {
     Scraped,
     /// It has loaded its programs and waits for events, which comes after attaching.
     Waits,
+    /// It says when it has attached.
+    Says,
     /// It reports by itself, ten times a second, for how long it has been counting.
     Reports,
 }
@@ -99,7 +103,12 @@ impl Tracer {
         const UNSHARE: (&str, &str) = ("unshare", "util-linux");
         const SNOOPS: &str = "libbpf-tools";
         match self {
-            Self::Nothing | Self::Trace(_) | Self::Text | Self::Serve | Self::Profile => &[],
+            Self::Nothing
+            | Self::Trace(_)
+            | Self::Text
+            | Self::Serve
+            | Self::Profile
+            | Self::Hooks => &[],
             Self::Execsnoop => &[UNSHARE, ("execsnoop", SNOOPS)],
             Self::Exitsnoop => &[UNSHARE, ("exitsnoop", SNOOPS)],
             Self::Forkstat => &[("forkstat", "forkstat")],
@@ -131,6 +140,7 @@ impl Tracer {
             Self::Profile => {
                 ours(&["profile", "--format", "json", "-o", &output, "--comm", place.cow])
             }
+            Self::Hooks => ours(&["bench-probe", "hooks"]),
             Self::Execsnoop => with_tracefs(&["execsnoop"]),
             Self::Exitsnoop => with_tracefs(&["exitsnoop", "-T"]),
             Self::Forkstat => to_words(&["forkstat", "-c", "-e", "fork,exec,exit,clone"]),
@@ -149,6 +159,7 @@ impl Tracer {
         match self {
             Self::Bpftrace | Self::Profile => Ready::Waits,
             Self::Tracepoint => Ready::Reports,
+            Self::Hooks => Ready::Says,
             Self::Serve => Ready::Scraped,
             _ => Ready::Tells,
         }
@@ -160,14 +171,14 @@ impl Tracer {
     }
 
     pub fn is_ours(self) -> bool {
-        matches!(self, Self::Trace(_) | Self::Text | Self::Serve | Self::Profile)
+        matches!(self, Self::Trace(_) | Self::Text | Self::Serve | Self::Profile | Self::Hooks)
     }
 
     /// What it tells of the processes of one name.
     pub fn kinds(self) -> Kinds {
         let Kinds { spawns, execs, exits, ledgers, faults } = Kinds::ALL;
         match self {
-            Self::Nothing | Self::Tracepoint => Kinds::NONE,
+            Self::Nothing | Self::Tracepoint | Self::Hooks => Kinds::NONE,
             Self::Trace(flags) => {
                 let lists = flags.iter().skip_while(|&&flag| flag != "--measure").nth(1);
                 let Some(list) = lists else { return Kinds::ALL };
@@ -295,6 +306,10 @@ pub const ROWS: &[Row] = {
                 "  … spawn,exec,exit,cow",
                 measure(&["--measure", "spawn,exec,exit,cow"]),
             )
+        },
+        Row {
+            budget: &[Exec, Fork, Thread, Cow, Getppid],
+            ..ours("hooks", "empty programs, same hooks", Tracer::Hooks)
         },
         Row {
             workloads: &[Getppid],

@@ -124,6 +124,7 @@ impl<'a> Tracing<'a> {
 
     fn is_ready(&self) -> Result<bool> {
         Ok(match self.tracer.ready() {
+            Ready::Says => self.written() > 0,
             Ready::Reports => told::is_enabled(&read(&self.output)),
             Ready::Waits => {
                 let place = format!("/proc/{}/wchan", self.pid());

@@ -102,13 +102,13 @@ impl Unit {
 
 /// Every line of the budget.
 pub fn lines(run: &Run) -> Vec<Line> {
-    let everything = |title, what, most| {
-        let line = slowdown(run, title, "trace", what, most);
-        match ratio(run, "hooks", what) {
-            Ok(hooks) => line.beside_too("empty programs", Unit::Times.estimate(hooks)),
-            Err(_) => line,
-        }
+    let beside_empty = |line: Line, what| match ratio(run, "hooks", what) {
+        Ok(hooks) => line.beside_too("empty programs", Unit::Times.estimate(hooks)),
+        Err(_) => line,
     };
+    let everything =
+        |title, what, most| beside_empty(slowdown(run, title, "trace", what, most), what);
+    let against = |title, rows, what| beside_empty(against(run, title, rows, what), what);
     let kernel = |title, what, group, most| {
         let timed = run.timed_in("trace", key(what));
         let missing = || match timed.and_then(|timed| timed.void.as_ref()) {
@@ -140,14 +140,14 @@ pub fn lines(run: &Run) -> Vec<Line> {
     use Workload::{Cow, Exec, Fork, Make, Redis, Thread};
     vec![
         everything("fork+exec+wait", Exec, 1.05),
-        against(run, "fork+exec+wait, not above execsnoop", ("trace", "execsnoop"), Exec),
+        against("fork+exec+wait, not above execsnoop", ("trace", "execsnoop"), Exec),
         everything("thread create+join", Thread, 1.15),
         everything("COW loop", Cow, 1.15),
         slowdown(run, "COW loop, --measure cow", "cow", Cow, 1.05),
         everything("make -j2", Make, 1.02),
         everything("Redis GET/SET under BGSAVE, throughput ≥ 0.98", Redis, 1.0 / 0.98),
         unnoticed(run, "getppid without latency", "most"),
-        against(run, "getppid, not above one tracepoint", ("trace", "one"), Workload::Getppid),
+        against("getppid, not above one tracepoint", ("trace", "one"), Workload::Getppid),
         unnoticed(run, "getppid, fentry backend", "fentry"),
         kernel("programs of a spawn, thread loop", Thread, Group::Spawn, 1_000.0),
         kernel("programs of a spawn, fork+exit loop", Fork, Group::Spawn, 1_000.0),

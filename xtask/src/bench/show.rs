@@ -224,7 +224,8 @@ fn budget(lines: &[Line]) -> Table {
         table.row(["held against".into()]);
     }
     for line in beside {
-        table.row([line.title.into(), String::new(), line.beside.clone()]);
+        // Behind the columns, which it would make wide.
+        table.row([line.title.into(), String::new(), String::new(), line.beside.clone()]);
     }
     table
 }

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use forkscope_tests::{Fields as _, Rig, absent, children};
+use forkscope_tests::{Fields as _, Rig, absent, children, skip};
 use serde_json::Value;
 
 /// What a fork costs a process by itself, in pages.
@@ -293,4 +293,38 @@ fn without_a_tracer_the_generator_has_its_say() {
             assert!(row.at(empty).is_null() && !row.at(full).is_null(), "{row}");
         }
     }
+}
+
+/// Where the programs of a process are attached, as descriptors: links and events.
+fn places(pid: u32) -> usize {
+    let files = fs::read_dir(format!("/proc/{pid}/fd")).expect("a process of ours");
+    let names = files.flatten().filter_map(|file| fs::read_link(file.path()).ok());
+    let is_place = |name: &std::path::PathBuf| {
+        ["anon_inode:bpf_link", "anon_inode:bpf-link", "anon_inode:[perf_event]"]
+            .contains(&name.to_string_lossy().as_ref())
+    };
+    names.filter(is_place).count()
+}
+
+/// What the bench holds tracing against: programs that do nothing, at as many hooks.
+#[test]
+fn empty_programs_are_where_the_tracers_are() {
+    const UNSUPPORTED: i32 = 4;
+    let Some(rig) = Rig::new() else { return };
+    let mut empty = rig.start(forkscope(&rig, &["bench-probe", "hooks"]));
+    while empty.stdout().is_empty() && !empty.ended() {
+        thread::sleep(Duration::from_millis(10));
+    }
+    if empty.stdout().is_empty() {
+        let said = empty.finish().expect_code(UNSUPPORTED);
+        return skip(format!("{said:?}"));
+    }
+    let told: Value = serde_json::from_str(&empty.stdout()).expect("JSON");
+    let tracer = rig.trace(&[]).start();
+    assert_eq!(places(empty.pid()), places(tracer.pid()));
+    assert_eq!(places(empty.pid()) as u64, told.number("places"));
+    assert!(told.number("programs") > 5, "{told}");
+    let _ = tracer.stop_only();
+    empty.signal(libc::SIGINT);
+    let _ = empty.finish().expect_code(0);
 }

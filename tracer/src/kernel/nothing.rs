@@ -41,46 +41,51 @@ impl Hooks {
             let failed = |e: std::io::Error| {
                 Failure::new(Why::Failed, format!("an empty {}: {e}; run it as root", one.program))
             };
-            let kind = match one.at {
-                At::Event(_) | At::Events(_) => BPF_PROG_TYPE_RAW_TRACEPOINT,
-                At::Syscalls(..) => BPF_PROG_TYPE_TRACEPOINT,
-                At::MinorFaults => BPF_PROG_TYPE_PERF_EVENT,
+            let load = |kind| sys::nothing(kind, short(&one.program)).map_err(failed);
+            let program = match one.at {
+                At::Event(event) => {
+                    let program = load(BPF_PROG_TYPE_RAW_TRACEPOINT)?;
+                    hooks.at_events(&program, &[event]).map_err(failed)?;
+                    program
+                }
+                At::Events(events) => {
+                    let program = load(BPF_PROG_TYPE_RAW_TRACEPOINT)?;
+                    hooks.at_events(&program, events).map_err(failed)?;
+                    program
+                }
+                At::Syscalls(side, calls) => {
+                    let Ok(tracefs) = &host.tracefs else { continue };
+                    let program = load(BPF_PROG_TYPE_TRACEPOINT)?;
+                    let id = |call: &&str| tracefs.id("syscalls", &format!("{side}_{call}"));
+                    for id in calls.iter().filter_map(id) {
+                        let link = sys::attach_tracepoint(id, program.as_fd());
+                        hooks.links.push(link.map_err(failed)?);
+                    }
+                    program
+                }
+                At::MinorFaults => {
+                    let program = load(BPF_PROG_TYPE_PERF_EVENT)?;
+                    for &cpu in &host.online {
+                        let event = sys::attach_minor_faults(cpu, plan.cow.period, program.as_fd());
+                        hooks.links.push(event.map_err(failed)?);
+                    }
+                    program
+                }
                 At::Function(_, function, _) => {
                     let why = format!("{function} is hooked as a function here, not by an event");
                     return Err(Failure::new(Why::Unsupported, why));
                 }
             };
-            let program = sys::nothing(kind, short(&one.program)).map_err(failed)?;
-            let fd = program.as_fd();
-            match one.at {
-                At::Event(event) => {
-                    hooks.links.push(sys::attach_event_by_name(event, fd).map_err(failed)?);
-                }
-                At::Events(events) => {
-                    for event in events {
-                        hooks.links.push(sys::attach_event_by_name(event, fd).map_err(failed)?);
-                    }
-                }
-                At::Syscalls(side, calls) => {
-                    let Ok(tracefs) = &host.tracefs else { continue };
-                    for call in calls {
-                        let id = tracefs.id("syscalls", &format!("{side}_{call}"));
-                        if let Some(id) = id {
-                            hooks.links.push(sys::attach_tracepoint(id, fd).map_err(failed)?);
-                        }
-                    }
-                }
-                At::MinorFaults => {
-                    for &cpu in &host.online {
-                        let event = sys::attach_minor_faults(cpu, plan.cow.period, fd);
-                        hooks.links.push(event.map_err(failed)?);
-                    }
-                }
-                At::Function(..) => {}
-            }
             hooks.programs.push(program);
         }
         Ok(hooks)
+    }
+
+    fn at_events(&mut self, program: &OwnedFd, events: &[&str]) -> std::io::Result<()> {
+        for event in events {
+            self.links.push(sys::attach_event_by_name(event, program.as_fd())?);
+        }
+        Ok(())
     }
 
     /// How many programs, and at how many places they are.
